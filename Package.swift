@@ -1,0 +1,32 @@
+// swift-tools-version: 6.1
+import PackageDescription
+
+let package = Package(
+    name: "vmtally",
+    products: [
+        .library(name: "KVM", targets: ["KVM"]),
+        .library(name: "ExitStats", targets: ["ExitStats"]),
+        .executable(name: "vmtally", targets: ["vmtally"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2")
+    ],
+    targets: [
+        .target(name: "CLinuxKVM"),
+        .target(name: "KVM", dependencies: ["CLinuxKVM"]),
+        .target(name: "ExitStats"),
+        .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
+        .target(name: "Reports", dependencies: ["KVM", "ExitStats", "Machine"]),
+        .executableTarget(
+            name: "vmtally",
+            dependencies: [
+                "KVM", "ExitStats", "Machine", "Reports",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]
+        ),
+        .testTarget(name: "KVMTests", dependencies: ["KVM"]),
+        .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
+        .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
+    ],
+    swiftLanguageModes: [.v6]
+)
