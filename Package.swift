@@ -15,6 +15,8 @@ let package = Package(
         .target(name: "CLinuxKVM"),
         .target(name: "KVM", dependencies: ["CLinuxKVM"]),
         .target(name: "ExitStats"),
+        .plugin(name: "GuestImages", capability: .buildTool()),
+        .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
         .target(name: "Reports", dependencies: ["KVM", "ExitStats", "Machine"]),
         .executableTarget(
@@ -27,6 +29,7 @@ let package = Package(
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]
 )
