@@ -11,7 +11,10 @@
 #endif
 #include <errno.h>
 #include <stdint.h>
+#include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
@@ -134,6 +137,25 @@ VMTALLY_INLINE const char *vmtally_error_text(int error)
 VMTALLY_INLINE uint64_t vmtally_rdtsc(void)
 {
 	return __builtin_ia32_rdtsc();
+}
+
+/* Names the calling thread, 15 bytes at most, for ps(1) and perf(1). */
+VMTALLY_INLINE void vmtally_name_thread(const char *name)
+{
+	pthread_setname_np(pthread_self(), name);
+}
+
+/* Answers KVM_EXIT_MMIO of a read, little-endian. */
+VMTALLY_INLINE void vmtally_answer_mmio(struct kvm_run *run, uint64_t value)
+{
+	__builtin_memcpy(run->mmio.data, &value, sizeof(value));
+}
+
+/* Answers KVM_EXIT_X86_RDMSR and KVM_EXIT_X86_WRMSR; a non-zero error raises #GP in the guest. */
+VMTALLY_INLINE void vmtally_answer_msr(struct kvm_run *run, uint64_t value, uint8_t error)
+{
+	run->msr.data = value;
+	run->msr.error = error;
 }
 
 #endif
