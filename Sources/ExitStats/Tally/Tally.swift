@@ -94,8 +94,8 @@ public struct TallyWriter {
     public func end(_ slot: Int, cycles: UInt64) {
         let counters = memory.slots + slot
         counters.pointee.cycles.add(cycles)
-        counters.pointee.invertedMinimum.raise(to: ~cycles)
-        counters.pointee.maximum_.raise(to: cycles)
+        counters.pointee.invertedShortest.raise(to: ~cycles)
+        counters.pointee.longest.raise(to: cycles)
         memory.totals.pointee.cycles.add(cycles)
         memory.histograms[slot &* CycleHistogram.bucketCount &+ CycleHistogram.bucket(of: cycles)].add(1)
     }
@@ -123,11 +123,11 @@ extension Tally {
         @usableFromInline let count: Atomic<UInt64>
         @usableFromInline let cycles: Atomic<UInt64>
         /// The minimum's complement, so that zeroed memory needs no initialisation.
-        @usableFromInline let invertedMinimum: Atomic<UInt64>
-        @usableFromInline let maximum_: Atomic<UInt64>
+        @usableFromInline let invertedShortest: Atomic<UInt64>
+        @usableFromInline let longest: Atomic<UInt64>
 
-        var minimum: UInt64 { ~invertedMinimum.load(ordering: .relaxed) }
-        var maximum: UInt64 { maximum_.load(ordering: .relaxed) }
+        var minimum: UInt64 { ~invertedShortest.load(ordering: .relaxed) }
+        var maximum: UInt64 { longest.load(ordering: .relaxed) }
 
         /// Count and cycles of one moment: read again while an exit begins in between, within reason.
         func pair() -> TallyPair {

@@ -27,7 +27,7 @@ public struct ELF64: Equatable, Sendable {
     static let maximumSites = 64
 
     private static let executable: UInt16 = 2
-    private static let x86_64: UInt16 = 62
+    private static let machine: UInt16 = 62
     private static let loadable: UInt32 = 1
     private static let headerSize = 64
     private static let programHeaderSize = 56
@@ -38,7 +38,7 @@ public struct ELF64: Equatable, Sendable {
         guard bytes[4] == 2 else { throw .unsupported("it is a 32-bit ELF; section 6 guests are ELF64") }
         guard bytes[5] == 1 else { throw .unsupported("it is big-endian") }
         let file = CheckedBytes(bytes)
-        guard try file.load(UInt16.self, at: 18) == Self.x86_64 else { throw .unsupported("it is not for x86-64") }
+        guard try file.load(UInt16.self, at: 18) == Self.machine else { throw .unsupported("it is not for x86-64") }
         guard try file.load(UInt16.self, at: 16) == Self.executable else {
             throw .unsupported("it is not a static executable (ET_EXEC): link with -static -no-pie")
         }
@@ -99,8 +99,11 @@ public struct ELF64: Equatable, Sendable {
             let size = try section.load(UInt64.self, at: 32)
             guard size % 8 == 0, size <= UInt64(maximumSites * 8) else { throw .malformed(".vmtally.sites") }
             let contents = try file.slice(try section.load(UInt64.self, at: 24), 0, count: Int(size))
-            return try (0..<Int(size) / 8).map { site throws(ImageError) in try contents.load(UInt64.self, at: site * 8)
+            var sites: [UInt64] = []
+            for offset in stride(from: 0, to: Int(size), by: 8) {
+                sites.append(try contents.load(UInt64.self, at: offset))
             }
+            return sites
         }
         return []
     }
