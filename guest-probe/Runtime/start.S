@@ -7,7 +7,7 @@
  *   RSI  index of the vCPU; 0 is the one that starts the others
  *   RSP  top of a 64 KiB stack of its own, 16-byte aligned
  *
- * On kvm-pvm every instruction here goes through KVM's emulator, so there are only plain ones: no SSE, no INT3, no
+ * On kvm-pvm every ring-0 instruction goes through KVM's emulator, so there are only plain ones: no SSE, no INT3, no
  * XSAVE, no IRETQ within ring 0.
  */
 
@@ -19,8 +19,9 @@
 
         .set    VECTORS, 32             /* exceptions (SDM vol. 3A, 6.3.1) */
         .set    STUB_SIZE, 16           /* bytes between two exception stubs */
+        .set    VECTOR_BP, 3
+        .set    VECTOR_UD, 6
         .set    VECTOR_GP, 13
-        .set    VECTOR_RETURN, 0x80     /* software interrupt by which ring 3 returns */
         .set    MSR_MISC_FEATURES_ENABLES, 0x140
 
         .section .text.start, "ax"
@@ -93,10 +94,7 @@ build_tables:
         addq    $16, %rdi
         decl    %ecx
         jnz     .Lgate
-        leaq    idt+VECTOR_RETURN*16(%rip), %rdi
-        leaq    return_from_user(%rip), %rsi
-        movb    $0xEE, %dl              /* present, DPL 3, interrupt gate */
-        call    set_gate
+        movb    $0xEE, idt+VECTOR_BP*16+5(%rip) /* DPL 3: a VMM may plant INT3 on the ring-3 CPUID */
 
         leaq    tss(%rip), %rax         /* base of the TSS: bits 0-23, 24-31 and 32-63 of the descriptor */
         movw    %ax, gdt+TASK+2(%rip)
@@ -163,7 +161,7 @@ gdt_pointer:
         .quad   gdt
         .word   0, 0, 0
 idt_pointer:
-        .word   (VECTOR_RETURN + 1) * 16 - 1
+        .word   VECTORS * 16 - 1
         .quad   idt
 
         .balign 16
@@ -175,7 +173,7 @@ tss_rsp0:
 
         .bss
         .balign 16
-idt:    .skip   (VECTOR_RETURN + 1) * 16
+idt:    .skip   VECTORS * 16
 tables_ready:
         .skip   4
 
@@ -197,12 +195,20 @@ exception_stubs:
         .endr
 
 /*
- * Stack: vector, error code, RIP, CS, RFLAGS, RSP, SS. A #GP of an MSR access goes on at the access's failure exit;
- * its frame is dropped by restoring RSP, for IRETQ within ring 0 is not to be had everywhere. The rest is fatal.
+ * Stack: vector, error code, RIP, CS, RFLAGS, RSP, SS. The #UD at the end of the ring-3 code is its return to ring 0.
+ * A #GP of an MSR access goes on at the access's failure exit; its frame is dropped by restoring RSP, for IRETQ within
+ * ring 0 is not to be had everywhere. The rest is fatal.
  */
 exception:
         pushq   %rax
-        cmpl    $VECTOR_GP, 8(%rsp)
+        leaq    user_end(%rip), %rax
+        cmpq    %rax, 24(%rsp)
+        jne     .Lmsr
+        cmpl    $VECTOR_UD, 8(%rsp)
+        jne     .Lfatal
+        popq    %rax
+        jmp     return_from_user
+.Lmsr:  cmpl    $VECTOR_GP, 8(%rsp)
         jne     .Lfatal
         leaq    read_msr(%rip), %rax
         cmpq    %rax, 24(%rsp)
@@ -271,7 +277,8 @@ site_kernel:
 
 /*
  * void guest_cpuid_user(uint32_t leaf, uint32_t subleaf, struct guest_registers *result): the same by a visit to ring 3,
- * which returns by a software interrupt. Ring 3 needs no stack: all goes through registers. vCPU 0 only.
+ * which returns by #UD, for INT n of ring 3 is not to be had on kvm-pvm. Ring 3 needs no stack: all goes through
+ * registers. vCPU 0 only.
  */
 guest_cpuid_user:
         pushq   %rbx
@@ -288,7 +295,7 @@ guest_cpuid_user:
         iretq
 
 return_from_user:
-        movq    tss_rsp0(%rip), %rsp    /* drop the interrupt's frame */
+        movq    tss_rsp0(%rip), %rsp    /* drop the exception's frame */
         popq    %r8
         movl    %eax, (%r8)
         movl    %ebx, 4(%r8)
@@ -302,7 +309,8 @@ return_from_user:
 user_page:
 site_user:
         cpuid
-        int     $VECTOR_RETURN
+user_end:
+        ud2
 
 /* Where the CPUID instructions are, the ring-0 one first: for a VMM that answers them by breakpoints. */
         .section .vmtally.sites, "", @progbits

@@ -33,6 +33,20 @@ void guest_cpuid_user(uint32_t leaf, uint32_t subleaf, struct guest_registers *r
 bool guest_read_msr(uint32_t msr, uint64_t *value);
 bool guest_write_msr(uint32_t msr, uint64_t value);
 
+/* vCPUs that can take part; more of them only wait. */
+#define GUEST_MAX_VCPUS 1024
+
+/* What vCPU 0 and another one tell each other: a cache line of its own for each. */
+struct guest_mailbox {
+	uint32_t state;         /* written by the other vCPU */
+	uint32_t command;       /* written by vCPU 0 */
+	uint64_t first;
+	uint64_t second;
+	uint64_t unused[5];
+};
+
+struct guest_mailbox *guest_mailbox(uint32_t vcpu);
+
 GUEST_INLINE void guest_out8(uint16_t port, uint8_t value)
 {
 	__asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory");
