@@ -22,7 +22,7 @@ let package = Package(
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "KVM", "ExitStats", "Machine", "Reports",
+                "KVM", "ExitStats", "Machine", "Reports", "ProbeImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
