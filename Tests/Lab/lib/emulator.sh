@@ -30,20 +30,19 @@ emulate_qemu() {
 
 emulate_bochs() {
     local model=$1 folder=$2 arguments=$3 memory=$4
-    local disc=$folder/disc
-    mkdir -p "$disc/isolinux"
-    cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$disc/isolinux/"
-    ln "$folder/vmlinuz" "$folder/initrd" "$disc/" 2>/dev/null ||
-        cp "$folder/vmlinuz" "$folder/initrd" "$disc/"
-    cat >"$disc/isolinux/isolinux.cfg" <<CONFIGURATION
+    cat >"$folder/isolinux.cfg" <<CONFIGURATION
 default host
 prompt 0
 label host
  kernel /vmlinuz
  append initrd=/initrd $arguments
 CONFIGURATION
+    cp /usr/lib/ISOLINUX/isolinux.bin "$folder/" # genisoimage writes into it
     genisoimage -quiet -o "$folder/disc.iso" -b isolinux/isolinux.bin -c isolinux/boot.cat \
-        -no-emul-boot -boot-load-size 4 -boot-info-table "$disc"
+        -no-emul-boot -boot-load-size 4 -boot-info-table -graft-points \
+        isolinux/isolinux.bin="$folder/isolinux.bin" isolinux/isolinux.cfg="$folder/isolinux.cfg" \
+        isolinux/ldlinux.c32=/usr/lib/syslinux/modules/bios/ldlinux.c32 \
+        vmlinuz="$(readlink -f "$folder/vmlinuz")" initrd="$folder/initrd"
     cat >"$folder/bochsrc" <<CONFIGURATION
 display_library: term
 megs: $memory
