@@ -15,6 +15,7 @@ let package = Package(
         .target(name: "CLinuxKVM"),
         .target(name: "KVM", dependencies: ["CLinuxKVM"]),
         .target(name: "ExitStats"),
+        .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
@@ -29,7 +30,7 @@ let package = Package(
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
-        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
     ],
     swiftLanguageModes: [.v6]
 )
