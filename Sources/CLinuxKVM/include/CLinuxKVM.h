@@ -6,12 +6,89 @@
 #ifndef CLINUXKVM_H
 #define CLINUXKVM_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <stdint.h>
+#include <string.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
 #define VMTALLY_INLINE static inline __attribute__((always_inline))
+
+/* Request numbers: an enumerator imports as a UInt constant, a macro with _IOW() does not import at all. */
+enum : unsigned long {
+	/* /dev/kvm */
+	VMTALLY_KVM_GET_API_VERSION = KVM_GET_API_VERSION,
+	VMTALLY_KVM_CREATE_VM = KVM_CREATE_VM,
+	VMTALLY_KVM_CHECK_EXTENSION = KVM_CHECK_EXTENSION,
+	VMTALLY_KVM_GET_VCPU_MMAP_SIZE = KVM_GET_VCPU_MMAP_SIZE,
+	VMTALLY_KVM_GET_SUPPORTED_CPUID = KVM_GET_SUPPORTED_CPUID,
+	VMTALLY_KVM_GET_EMULATED_CPUID = KVM_GET_EMULATED_CPUID,
+	VMTALLY_KVM_GET_MSR_INDEX_LIST = KVM_GET_MSR_INDEX_LIST,
+	VMTALLY_KVM_GET_MSR_FEATURE_INDEX_LIST = KVM_GET_MSR_FEATURE_INDEX_LIST,
+	/* VM */
+	VMTALLY_KVM_ENABLE_CAP = KVM_ENABLE_CAP,
+	VMTALLY_KVM_SET_USER_MEMORY_REGION = KVM_SET_USER_MEMORY_REGION,
+	VMTALLY_KVM_GET_DIRTY_LOG = KVM_GET_DIRTY_LOG,
+	VMTALLY_KVM_CLEAR_DIRTY_LOG = KVM_CLEAR_DIRTY_LOG,
+	VMTALLY_KVM_SET_TSS_ADDR = KVM_SET_TSS_ADDR,
+	VMTALLY_KVM_SET_IDENTITY_MAP_ADDR = KVM_SET_IDENTITY_MAP_ADDR,
+	VMTALLY_KVM_SET_BOOT_CPU_ID = KVM_SET_BOOT_CPU_ID,
+	VMTALLY_KVM_CREATE_VCPU = KVM_CREATE_VCPU,
+	VMTALLY_KVM_CREATE_IRQCHIP = KVM_CREATE_IRQCHIP,
+	VMTALLY_KVM_GET_IRQCHIP = KVM_GET_IRQCHIP,
+	VMTALLY_KVM_SET_IRQCHIP = KVM_SET_IRQCHIP,
+	VMTALLY_KVM_CREATE_PIT2 = KVM_CREATE_PIT2,
+	VMTALLY_KVM_GET_PIT2 = KVM_GET_PIT2,
+	VMTALLY_KVM_SET_PIT2 = KVM_SET_PIT2,
+	VMTALLY_KVM_IRQ_LINE = KVM_IRQ_LINE,
+	VMTALLY_KVM_SIGNAL_MSI = KVM_SIGNAL_MSI,
+	VMTALLY_KVM_SET_GSI_ROUTING = KVM_SET_GSI_ROUTING,
+	VMTALLY_KVM_IRQFD = KVM_IRQFD,
+	VMTALLY_KVM_IOEVENTFD = KVM_IOEVENTFD,
+	VMTALLY_KVM_REGISTER_COALESCED_MMIO = KVM_REGISTER_COALESCED_MMIO,
+	VMTALLY_KVM_UNREGISTER_COALESCED_MMIO = KVM_UNREGISTER_COALESCED_MMIO,
+	VMTALLY_KVM_GET_CLOCK = KVM_GET_CLOCK,
+	VMTALLY_KVM_SET_CLOCK = KVM_SET_CLOCK,
+	VMTALLY_KVM_X86_SET_MSR_FILTER = KVM_X86_SET_MSR_FILTER,
+	VMTALLY_KVM_GET_STATS_FD = KVM_GET_STATS_FD,
+	/* vCPU */
+	VMTALLY_KVM_RUN = KVM_RUN,
+	VMTALLY_KVM_GET_REGS = KVM_GET_REGS,
+	VMTALLY_KVM_SET_REGS = KVM_SET_REGS,
+	VMTALLY_KVM_GET_SREGS = KVM_GET_SREGS,
+	VMTALLY_KVM_SET_SREGS = KVM_SET_SREGS,
+	VMTALLY_KVM_GET_FPU = KVM_GET_FPU,
+	VMTALLY_KVM_SET_FPU = KVM_SET_FPU,
+	VMTALLY_KVM_GET_XSAVE = KVM_GET_XSAVE,
+	VMTALLY_KVM_GET_XSAVE2 = KVM_GET_XSAVE2,
+	VMTALLY_KVM_SET_XSAVE = KVM_SET_XSAVE,
+	VMTALLY_KVM_GET_XCRS = KVM_GET_XCRS,
+	VMTALLY_KVM_SET_XCRS = KVM_SET_XCRS,
+	VMTALLY_KVM_GET_CPUID2 = KVM_GET_CPUID2,
+	VMTALLY_KVM_SET_CPUID2 = KVM_SET_CPUID2,
+	VMTALLY_KVM_GET_MSRS = KVM_GET_MSRS,
+	VMTALLY_KVM_SET_MSRS = KVM_SET_MSRS,
+	VMTALLY_KVM_SET_GUEST_DEBUG = KVM_SET_GUEST_DEBUG,
+	VMTALLY_KVM_GET_DEBUGREGS = KVM_GET_DEBUGREGS,
+	VMTALLY_KVM_SET_DEBUGREGS = KVM_SET_DEBUGREGS,
+	VMTALLY_KVM_GET_VCPU_EVENTS = KVM_GET_VCPU_EVENTS,
+	VMTALLY_KVM_SET_VCPU_EVENTS = KVM_SET_VCPU_EVENTS,
+	VMTALLY_KVM_GET_LAPIC = KVM_GET_LAPIC,
+	VMTALLY_KVM_SET_LAPIC = KVM_SET_LAPIC,
+	VMTALLY_KVM_GET_MP_STATE = KVM_GET_MP_STATE,
+	VMTALLY_KVM_SET_MP_STATE = KVM_SET_MP_STATE,
+	VMTALLY_KVM_GET_TSC_KHZ = KVM_GET_TSC_KHZ,
+	VMTALLY_KVM_SET_TSC_KHZ = KVM_SET_TSC_KHZ,
+	VMTALLY_KVM_TRANSLATE = KVM_TRANSLATE,
+	VMTALLY_KVM_INTERRUPT = KVM_INTERRUPT,
+	VMTALLY_KVM_NMI = KVM_NMI,
+	VMTALLY_KVM_SMI = KVM_SMI,
+	VMTALLY_KVM_SET_SIGNAL_MASK = KVM_SET_SIGNAL_MASK,
+	VMTALLY_KVM_KVMCLOCK_CTRL = KVM_KVMCLOCK_CTRL,
+};
 
 /* ioctl(2) that returns -errno instead of setting errno. */
 VMTALLY_INLINE int vmtally_ioctl(int fd, unsigned long request, unsigned long argument)
@@ -24,6 +101,48 @@ VMTALLY_INLINE int vmtally_ioctl(int fd, unsigned long request, unsigned long ar
 VMTALLY_INLINE int vmtally_ioctl_pointer(int fd, unsigned long request, void *argument)
 {
 	return vmtally_ioctl(fd, request, (unsigned long)argument);
+}
+
+/* kvm_run.immediate_exit is written by one thread while the kernel reads it on another's behalf. */
+VMTALLY_INLINE void vmtally_set_immediate_exit(struct kvm_run *run, uint8_t value)
+{
+	__atomic_store_n(&run->immediate_exit, value, __ATOMIC_SEQ_CST);
+}
+
+/* The coalesced ring's indices: KVM writes `last`, we write `first`. */
+VMTALLY_INLINE uint32_t vmtally_load_acquire(const uint32_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+VMTALLY_INLINE void vmtally_store_release(uint32_t *word, uint32_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+/* "EACCES" and "Permission denied"; NULL for a number that is no error. Unlike strerror(3), safe on any thread. */
+VMTALLY_INLINE const char *vmtally_error_name(int error)
+{
+	return strerrorname_np(error);
+}
+
+VMTALLY_INLINE const char *vmtally_error_text(int error)
+{
+	return strerrordesc_np(error);
+}
+
+struct vmtally_cpuid {
+	uint32_t eax, ebx, ecx, edx;
+};
+
+VMTALLY_INLINE struct vmtally_cpuid vmtally_cpuid(uint32_t leaf, uint32_t subleaf)
+{
+	struct vmtally_cpuid result;
+
+	__asm__ volatile("cpuid"
+			 : "=a"(result.eax), "=b"(result.ebx), "=c"(result.ecx), "=d"(result.edx)
+			 : "a"(leaf), "c"(subleaf));
+	return result;
 }
 
 VMTALLY_INLINE uint64_t vmtally_rdtsc(void)
