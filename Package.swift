@@ -15,18 +15,21 @@ let package = Package(
         .target(name: "CLinuxKVM"),
         .target(name: "KVM", dependencies: ["CLinuxKVM"]),
         .target(name: "ExitStats"),
+        .plugin(name: "GuestImages", capability: .buildTool()),
+        .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
         .target(name: "Reports", dependencies: ["KVM", "ExitStats", "Machine"]),
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "KVM", "ExitStats", "Machine", "Reports",
+                "KVM", "ExitStats", "Machine", "Reports", "ProbeImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -2,9 +2,12 @@ import ArgumentParser
 
 @main
 struct VMTally: ParsableCommand {
+    static let version = "0.1.0"
+
     static let configuration = CommandConfiguration(
         commandName: "vmtally",
         abstract: "Counts and times every VM exit, for the host and for the guest.",
-        subcommands: []
+        version: version,
+        subcommands: [DemoCommand.self, RunCommand.self]
     )
 }

@@ -11,7 +11,10 @@
 #endif
 #include <errno.h>
 #include <stdint.h>
+#include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
@@ -148,6 +151,31 @@ VMTALLY_INLINE struct vmtally_cpuid vmtally_cpuid(uint32_t leaf, uint32_t sublea
 VMTALLY_INLINE uint64_t vmtally_rdtsc(void)
 {
 	return __builtin_ia32_rdtsc();
+}
+
+/* Names the calling thread, 15 bytes at most, for ps(1) and perf(1). */
+VMTALLY_INLINE void vmtally_name_thread(const char *name)
+{
+	pthread_setname_np(pthread_self(), name);
+}
+
+/* The registers that KVM exchanges through the run page (KVM_CAP_SYNC_REGS). */
+VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
+{
+	return &run->s.regs;
+}
+
+/* Answers KVM_EXIT_MMIO of a read, little-endian. */
+VMTALLY_INLINE void vmtally_answer_mmio(struct kvm_run *run, uint64_t value)
+{
+	__builtin_memcpy(run->mmio.data, &value, sizeof(value));
+}
+
+/* Answers KVM_EXIT_X86_RDMSR and KVM_EXIT_X86_WRMSR; a non-zero error raises #GP in the guest. */
+VMTALLY_INLINE void vmtally_answer_msr(struct kvm_run *run, uint64_t value, uint8_t error)
+{
+	run->msr.data = value;
+	run->msr.error = error;
 }
 
 #endif

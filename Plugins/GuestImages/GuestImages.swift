@@ -1,0 +1,44 @@
+import Foundation
+import PackagePlugin
+
+/// Builds the bare-metal guests of guest-probe and turns each into a Swift source of the target that uses the plugin.
+///
+/// Every folder of guest-probe that holds a `Guest.swift` is a guest. How one is made is guest-probe/build's business;
+/// the plugin says what it is made of, so that it is made anew when one of these files changes.
+@main
+struct GuestImages: BuildToolPlugin {
+    func createBuildCommands(context: PluginContext, target: any Target) throws -> [Command] {
+        let package = context.package.directoryURL
+        let guests = package.appending(path: "guest-probe")
+        let script = guests.appending(path: "build")
+        let shared =
+            try files(in: guests.appending(path: "Runtime"))
+            + files(in: guests.appending(path: "Runtime/include"))
+            + files(in: package.appending(path: "Sources/ExitStats/Leaf"))
+        let tools = try ["SWIFTC": "swiftc", "CLANG": "clang", "LLD": "lld"].mapValues {
+            try context.tool(named: $0).url.path
+        }
+
+        return try FileManager.default.contentsOfDirectory(at: guests, includingPropertiesForKeys: nil)
+            .filter { FileManager.default.fileExists(atPath: $0.appending(path: "Guest.swift").path) }
+            .sorted { $0.path < $1.path }
+            .map { folder in
+                let name = folder.lastPathComponent
+                let image = context.pluginWorkDirectoryURL.appending(path: "\(name).elf")
+                let source = context.pluginWorkDirectoryURL.appending(path: "\(name).swift")
+                return .buildCommand(
+                    displayName: "Building guest \(name)",
+                    executable: URL(filePath: "/bin/sh"),
+                    arguments: [script.path, name, image.path, source.path],
+                    environment: ProcessInfo.processInfo.environment.merging(tools) { $1 },
+                    inputFiles: try [script] + files(in: folder) + shared,
+                    outputFiles: [source])
+            }
+    }
+
+    private func files(in folder: URL) throws -> [URL] {
+        try FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: [.isRegularFileKey])
+            .filter { try $0.resourceValues(forKeys: [.isRegularFileKey]).isRegularFile == true }
+            .sorted { $0.path < $1.path }
+    }
+}

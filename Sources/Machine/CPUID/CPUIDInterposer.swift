@@ -1,0 +1,208 @@
+import CLinuxKVM
+import ExitStats
+import KVM
+
+/// Answers one vCPU's CPUID in userspace, by breakpoints (docs/live-cpuid.md).
+///
+/// DR0 guards the guest's #GP handler: with CPUID faulting on, a CPUID in ring 3 arrives there. DR1 to DR3 guard CPUID
+/// instructions whose addresses are known. Both can be in use at once.
+struct CPUIDInterposer: ~Copyable {
+    /// Tally leaves answered so far.
+    private(set) var answered = LeafReport.Answered()
+    /// The last such answer.
+    private(set) var last: CPUIDRegisters?
+
+    /// MSR_IA32_TSX_CTRL, which hides two bits of leaf 7.
+    private static let tsxControl: UInt32 = 0x122
+
+    private let plan: LiveCPUIDPlan
+    private let answers: TallyAnswers
+    private let memory: GuestMemory
+    private var sites: [UInt64]
+    /// Linear address of the guest's #GP handler, while the breakpoint and CPUID faulting are on.
+    private var handler: UInt64?
+    /// The breakpoints are off for one instruction.
+    private var stepping = false
+    private var faultingMSRs = FaultingMSRs()
+    private var table: CPUIDTable?
+
+    init(plan: LiveCPUIDPlan, answers: TallyAnswers, memory: GuestMemory) {
+        self.plan = plan
+        self.answers = answers
+        self.memory = memory
+        sites = plan.sites
+    }
+
+    /// Arms the sites. Before the vCPU's first run.
+    mutating func start(_ vcpu: borrowing VCPU) throws(KVMError) {
+        guard plan.isLive else { return }
+        vcpu.runPage.pointee.kvm_valid_regs = UInt64(KVM_SYNC_X86_REGS)
+        try setBreakpoints(vcpu)
+    }
+
+    /// TSC frequency in kHz, 0 if unknown.
+    var tscKHz: UInt32 { answers.tscKHz }
+
+    /// True while the guest has not yet shown where its #GP handler is.
+    var isWaitingForHandler: Bool { plan.fault && handler == nil }
+
+    /// Arms the #GP handler's breakpoint and turns on CPUID faulting, if the guest's IDT has a gate 13 by now.
+    mutating func armIfPossible(_ vcpu: borrowing VCPU) throws(KVMError) {
+        guard plan.fault else { return }
+        let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
+        guard let found = generalProtectionHandler(linear, vcpu), found != handler else { return }
+        handler = found
+        try setBreakpoints(vcpu)
+        try FaultingMSRs.enable(vcpu)
+    }
+
+    /// KVM_EXIT_DEBUG: a CPUID of ours, or an event that is the guest's own.
+    mutating func debugExit(_ vcpu: borrowing VCPU) throws(KVMError) {
+        if stepping {
+            stepping = false
+            return try setBreakpoints(vcpu)
+        }
+        let debug = vcpu.runPage.pointee.debug.arch
+        let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
+        if debug.pc == handler {
+            try answerFault(vcpu, linear)
+        } else if sites.contains(debug.pc) {
+            try answerSite(vcpu, linear, at: debug.pc)
+        } else {
+            try vcpu.reinjectDebugException(dr6: debug.dr6, breakpoints: breakpoints)
+        }
+    }
+
+    /// RDMSR of what belongs to CPUID faulting, as the guest sees it; nil: #GP.
+    func readMSR(_ index: UInt32) -> UInt64? {
+        faultingMSRs.read(index)
+    }
+
+    /// WRMSR likewise; false: #GP.
+    mutating func writeMSR(_ index: UInt32, _ value: UInt64, _ vcpu: borrowing VCPU) throws(KVMError) -> Bool {
+        guard faultingMSRs.write(index, value) else { return false }
+        // Linux writes 0x140 on each CPU when its IDT is final.
+        try armIfPossible(vcpu)
+        if handler == nil {
+            try FaultingMSRs.set(vcpu, faulting: faultingMSRs.guestFaulting)
+        }
+        return true
+    }
+
+    /// A CPUID instruction at a known address, about to run.
+    private mutating func answerSite(
+        _ vcpu: borrowing VCPU, _ linear: LinearMemory, at address: UInt64
+    ) throws(KVMError) {
+        let isUser = linear.special.ss.dpl == 3
+        if isUser, handler != nil {
+            // Faulting covers ring 3, and knows when the guest wants the fault for itself.
+            sites.removeAll { $0 == address }
+            return try setBreakpoints(vcpu)
+        }
+        guard !(isUser && faultingMSRs.guestFaulting), let length = linear.cpuidLength(at: address, vcpu) else {
+            return try resume(vcpu)
+        }
+        try vcpu.changeRegisters { (registers, vcpu) throws(KVMError) in
+            answered.sites += try answer(&registers, vcpu)
+            let next = registers.rip &+ length
+            registers.rip = linear.special.cs.l == 1 ? next : UInt64(UInt32(truncatingIfNeeded: next))
+        }
+    }
+
+    /// A #GP, at its handler's first instruction: a CPUID of ring 3, or the guest's own affair.
+    private mutating func answerFault(_ vcpu: borrowing VCPU, _ linear: LinearMemory) throws(KVMError) {
+        guard !faultingMSRs.guestFaulting,
+            let frame = InterruptFrame(at: vcpu.syncRegisters.pointee.regs.rsp, linear, vcpu),
+            frame.fromUser, frame.errorCode == 0,
+            let code = InterruptFrame.segment(frame.cs, linear, vcpu),
+            let stack = InterruptFrame.segment(frame.ss, linear, vcpu),
+            let length = linear.cpuidLength(at: code.base &+ frame.rip, vcpu)
+        else { return try resume(vcpu) }
+        var special = linear.special
+        try vcpu.changeRegisters { (registers, vcpu) throws(KVMError) in
+            answered.faults += try answer(&registers, vcpu)
+            frame.unwind(&registers, &special, code: code, stack: stack, past: length)
+        }
+        vcpu.changeSpecialRegisters(to: special)
+    }
+
+    /// Writes the answer into RAX to RDX: ours live, any other as KVM itself would have given it.
+    ///
+    /// - Returns: how many tally leaves that was.
+    private mutating func answer(_ registers: inout kvm_regs, _ vcpu: borrowing VCPU) throws(KVMError) -> UInt64 {
+        let leaf = UInt32(truncatingIfNeeded: registers.rax)
+        let subleaf = UInt32(truncatingIfNeeded: registers.rcx)
+        let query = TallyQuery(leaf: leaf, subleaf: subleaf)
+        let result: CPUIDRegisters
+        if let query {
+            result = answers.answer(query)
+            last = result
+        } else {
+            let tsxControl = leaf == 7 ? try? vcpu.msrs([Self.tsxControl]).first : nil
+            let (eax, ebx, ecx, edx) = try currentTable(for: leaf, vcpu)
+                .answer(leaf: leaf, subleaf: subleaf, tsxControl: tsxControl ?? 0)
+            result = CPUIDRegisters(eax: eax, ebx: ebx, ecx: ecx, edx: edx)
+        }
+        registers.rax = UInt64(result.eax)
+        registers.rbx = UInt64(result.ebx)
+        registers.rcx = UInt64(result.ecx)
+        registers.rdx = UInt64(result.edx)
+        return query == nil ? 0 : 1
+    }
+
+    /// The vCPU's table, read again for the leaves that KVM changes as the guest runs (kvm_update_cpuid_runtime).
+    private mutating func currentTable(for leaf: UInt32, _ vcpu: borrowing VCPU) throws(KVMError) -> CPUIDTable {
+        if let table, ![1, 7, 0xD].contains(leaf) {
+            return table
+        }
+        let fresh = try vcpu.cpuid()
+        table = fresh
+        return fresh
+    }
+
+    /// Lets the guest run the instruction at the breakpoint.
+    private mutating func resume(_ vcpu: borrowing VCPU) throws(KVMError) {
+        if plan.resumeFlagWorks {
+            try vcpu.changeRegisters { (registers, _) in registers.rflags |= 0x1_0000 }
+        } else {
+            stepping = true
+            try vcpu.setGuestDebug(.singleStep)
+        }
+    }
+
+    private var breakpoints: kvm_guest_debug { .breakpoints([handler] + sites) }
+
+    private func setBreakpoints(_ vcpu: borrowing VCPU) throws(KVMError) {
+        try vcpu.setGuestDebug(breakpoints)
+    }
+
+    /// Where gate 13 of the guest's IDT leads in 64-bit mode; nil when there is no such gate yet (SDM vol. 3A 7.14.1).
+    private func generalProtectionHandler(_ linear: LinearMemory, _ vcpu: borrowing VCPU) -> UInt64? {
+        let longModeActive = linear.special.efer & 0x400 != 0
+        guard longModeActive, linear.special.idt.limit >= 14 * 16 - 1,
+            let gate = linear.readWords(linear.special.idt.base &+ 13 * 16, count: 2, vcpu)
+        else { return nil }
+        let present = gate[0] >> 47 & 1 == 1
+        let interruptOrTrap = gate[0] >> 40 & 0xE == 0xE
+        guard present, interruptOrTrap else { return nil }
+        return gate[0] & 0xFFFF | gate[0] >> 32 & 0xFFFF_0000 | gate[1] << 32
+    }
+}
+
+extension VCPU {
+    /// The run page's copy of the registers, current after each exit when `kvm_valid_regs` asks for it (kvm/api.rst 5).
+    fileprivate var syncRegisters: UnsafeMutablePointer<kvm_sync_regs> { vmtally_sync_regs(runPage) }
+
+    /// Changes the general registers; KVM takes them over when it runs the vCPU again.
+    fileprivate func changeRegisters(
+        _ change: (inout kvm_regs, borrowing VCPU) throws(KVMError) -> Void
+    ) throws(KVMError) {
+        try change(&syncRegisters.pointee.regs, self)
+        runPage.pointee.kvm_dirty_regs |= UInt64(KVM_SYNC_X86_REGS)
+    }
+
+    fileprivate func changeSpecialRegisters(to special: kvm_sregs) {
+        syncRegisters.pointee.sregs = special
+        runPage.pointee.kvm_dirty_regs |= UInt64(KVM_SYNC_X86_SREGS)
+    }
+}

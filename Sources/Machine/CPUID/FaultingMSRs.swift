@@ -1,0 +1,42 @@
+import KVM
+
+/// The guest's own view of CPUID faulting, while the VMM uses the real one (SDM vol. 3B 20.15, vol. 4 table 2-2).
+struct FaultingMSRs {
+    /// MSR_PLATFORM_INFO; bit 31: CPUID faulting exists.
+    static let platformInfo: UInt32 = 0xCE
+    /// MSR_MISC_FEATURES_ENABLES; bit 0: CPUID faults at CPL > 0.
+    static let miscFeaturesEnables: UInt32 = 0x140
+
+    /// What the guest must not reach in KVM while the VMM uses faulting.
+    static let ranges = [platformInfo...platformInfo, miscFeaturesEnables...miscFeaturesEnables]
+
+    private static let faultingExists: UInt64 = 1 << 31
+
+    /// The guest asked for faulting itself: its ring 3 gets its #GPs.
+    private(set) var guestFaulting = false
+
+    /// What RDMSR gives; nil: #GP. KVM shows every guest that faulting exists.
+    func read(_ index: UInt32) -> UInt64? {
+        switch index {
+        case Self.platformInfo: Self.faultingExists
+        case Self.miscFeaturesEnables: guestFaulting ? 1 : 0
+        default: nil
+        }
+    }
+
+    /// What WRMSR does; false: #GP.
+    mutating func write(_ index: UInt32, _ value: UInt64) -> Bool {
+        guard index == Self.miscFeaturesEnables, value & ~1 == 0 else { return false }
+        guestFaulting = value == 1
+        return true
+    }
+
+    static func enable(_ vcpu: borrowing VCPU) throws(KVMError) {
+        try vcpu.setMSRs([(platformInfo, faultingExists)])
+        try set(vcpu, faulting: true)
+    }
+
+    static func set(_ vcpu: borrowing VCPU, faulting: Bool) throws(KVMError) {
+        try vcpu.setMSRs([(miscFeaturesEnables, faulting ? 1 : 0)])
+    }
+}

@@ -1,0 +1,33 @@
+import CLinuxKVM
+import ExitStats
+import KVM
+
+extension CPUIDTable {
+    /// What KVM supports, made one vCPU's own: its APIC ID, and the snapshot of the tally as the floor under all modes.
+    ///
+    /// The snapshot is from before the vCPU first ran, so its counts are zero: KVM freezes the table then.
+    func forGuest(apicID: UInt32, tscKHz: UInt32) -> CPUIDTable {
+        var table = self
+        for index in table.entries.indices {
+            switch table.entries[index].function {
+            case 1: table.entries[index].ebx = table.entries[index].ebx & 0x00FF_FFFF | apicID << 24
+            case 0xB, 0x1F: table.entries[index].edx = apicID
+            default: break
+            }
+        }
+        let features = TallyFeatures(flags: [], tscKHz: tscKHz, vocabulary: .kvm).registers
+        table.set(leaf: TallyLeaf.signature, .tallySignature)
+        table.set(leaf: TallyLeaf.features, features)
+        for leaf in [TallyLeaf.reason, TallyLeaf.reasonCount, TallyLeaf.total] {
+            table.set(leaf: leaf, CPUIDRegisters())
+        }
+        return table
+    }
+
+    private mutating func set(leaf: UInt32, _ registers: CPUIDRegisters) {
+        var entry = kvm_cpuid_entry2()
+        entry.function = leaf
+        (entry.eax, entry.ebx, entry.ecx, entry.edx) = (registers.eax, registers.ebx, registers.ecx, registers.edx)
+        entries.append(entry)
+    }
+}

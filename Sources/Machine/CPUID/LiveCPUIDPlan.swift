@@ -1,0 +1,65 @@
+/// How the user wants CPUID's tally leaves answered (`--live-cpuid`).
+public enum LiveCPUIDMode: String, CaseIterable, Sendable {
+    /// Whatever works here.
+    case auto
+    /// CPUID faulting and a breakpoint on the guest's #GP handler: any CPUID in ring 3.
+    case fault
+    /// Breakpoints on the CPUID instructions that the guest lists.
+    case sites
+    /// The host kernel answers.
+    case host
+    /// The snapshot in the CPUID table alone.
+    case off
+}
+
+/// What of it this host and this guest allow.
+public struct LiveCPUIDPlan: Equatable, Sendable {
+    /// Ring 3, by CPUID faulting.
+    public let fault: Bool
+    /// Guest linear addresses with a breakpoint, at most three.
+    public let sites: [UInt64]
+    /// RFLAGS.RF suppresses a breakpoint once; otherwise the VMM steps over it.
+    let resumeFlagWorks: Bool
+    /// Why not all that was asked for is there; nil when it is.
+    public let shortfall: String?
+
+    /// DR0 is for the #GP handler.
+    static let siteLimit = 3
+
+    static let snapshot = LiveCPUIDPlan(fault: false, sites: [], resumeFlagWorks: false, shortfall: nil)
+
+    /// Whether any reading is live.
+    public var isLive: Bool { fault || !sites.isEmpty }
+
+    /// What `leaf.mode` in JSON says: `fault`, `sites`, `fault+sites` or `snapshot`.
+    public var name: String {
+        switch (fault, sites.isEmpty) {
+        case (true, true): "fault"
+        case (true, false): "fault+sites"
+        case (false, false): "sites"
+        case (false, true): "snapshot"
+        }
+    }
+}
+
+extension LiveCPUIDPlan {
+    /// Settles on what works.
+    ///
+    /// - Throws: ``MachineError/configuration(_:)`` when the user named a mode that this host does not have.
+    init(_ mode: LiveCPUIDMode, sites: [UInt64], support: BreakpointSupport) throws(MachineError) {
+        let wantsFault = mode == .auto || mode == .fault
+        let wantsSites = mode == .auto || mode == .sites
+        switch mode {
+        case .host:
+            throw .configuration(
+                "--live-cpuid host: this kernel does not answer the tally leaves: it takes the patch in kernel-patch/")
+        case .fault where !support.faulting, .sites where !support.hardware:
+            throw .configuration("--live-cpuid \(mode.rawValue): \(support.missing ?? ""): use auto")
+        default: break
+        }
+        fault = wantsFault && support.faulting
+        self.sites = wantsSites && support.hardware ? Array(sites.prefix(Self.siteLimit)) : []
+        resumeFlagWorks = support.resumeFlag
+        shortfall = mode == .off ? nil : support.missing
+    }
+}

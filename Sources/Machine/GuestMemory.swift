@@ -1,0 +1,74 @@
+import Glibc
+
+/// The guest's RAM: one anonymous mapping, guest physical 0 upwards, with a hole below 4 GiB for devices.
+///
+/// Guests are hostile: every access from the VMM goes through a check of address and length.
+public final class GuestMemory: @unchecked Sendable {
+    /// RAM below the hole ends here at the latest; local APIC, I/O APIC and the BIOS area lie above (SDM vol. 3A 12.4.1).
+    public static let holeStart: UInt64 = 0xC000_0000
+    /// RAM that does not fit below the hole goes on here.
+    public static let holeEnd: UInt64 = 0x1_0000_0000
+
+    /// Start of the mapping, on the host.
+    public let host: UnsafeMutableRawPointer
+    /// RAM in bytes.
+    public let size: UInt64
+
+    /// Maps RAM. Pages cost nothing until touched.
+    ///
+    /// - Throws: ``MachineError/memory(_:)`` when `mebibytes` is 0, more than the host's RAM, or cannot be mapped.
+    public init(mebibytes: Int) throws(MachineError) {
+        let installed = Self.installedMiB()
+        guard mebibytes > 0, mebibytes <= installed else {
+            throw .memory("\(mebibytes) MiB asked for, the host has \(installed) MiB: give --memory 1 to \(installed)")
+        }
+        size = UInt64(mebibytes) << 20
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        guard let mapping = mmap(nil, Int(size), PROT_READ | PROT_WRITE, flags, -1, 0), mapping != MAP_FAILED else {
+            throw .memory("cannot map \(mebibytes) MiB (\(String(cString: strerror(errno)))): lower --memory")
+        }
+        host = mapping
+    }
+
+    deinit {
+        munmap(host, Int(size))
+    }
+
+    /// Bytes of RAM below the hole.
+    public var lowSize: UInt64 { min(size, Self.holeStart) }
+
+    /// A contiguous piece of RAM; nil unless all of it is RAM.
+    public func slice(_ address: UInt64, count: Int) -> UnsafeMutableRawBufferPointer? {
+        guard count >= 0, let offset = offset(of: address, count: UInt64(count)) else { return nil }
+        return UnsafeMutableRawBufferPointer(start: host + Int(offset), count: count)
+    }
+
+    /// Reads a little-endian integer; nil outside RAM.
+    public func load<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type = T.self, at address: UInt64) -> T? {
+        slice(address, count: MemoryLayout<T>.size)?.loadUnaligned(as: T.self)
+    }
+
+    /// Writes a little-endian integer; false outside RAM.
+    @discardableResult
+    public func store<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at address: UInt64) -> Bool {
+        guard let slice = slice(address, count: MemoryLayout<T>.size) else { return false }
+        slice.storeBytes(of: value, as: T.self)
+        return true
+    }
+
+    /// Offset into the mapping of a piece that lies wholly below or wholly above the hole.
+    private func offset(of address: UInt64, count: UInt64) -> UInt64? {
+        let (end, overflow) = address.addingReportingOverflow(count)
+        guard !overflow else { return nil }
+        if end <= lowSize {
+            return address
+        }
+        let above = size - lowSize
+        guard address >= Self.holeEnd, end - Self.holeEnd <= above else { return nil }
+        return address - Self.holeEnd + Self.holeStart
+    }
+
+    private static func installedMiB() -> Int {
+        Int((UInt64(max(0, sysconf(Int32(_SC_PHYS_PAGES)))) * UInt64(max(0, sysconf(Int32(_SC_PAGESIZE))))) >> 20)
+    }
+}

@@ -1,0 +1,224 @@
+import CLinuxKVM
+import ExitStats
+import Glibc
+import KVM
+import Synchronization
+
+/// What to build a machine from.
+public struct MachineConfiguration: Sendable {
+    public var cpus = 1
+    /// Guest RAM, MiB.
+    public var memoryMiB = 16
+    public var liveCPUID = LiveCPUIDMode.auto
+    /// Local APICs, I/O APIC and PIC in the kernel. HLT then waits there for an interrupt and ends nothing.
+    public var irqchip = false
+    /// MSRs whose accesses go to userspace, beside those of CPUID faulting. Nothing answers them: #GP.
+    public var userspaceMSRs: [ClosedRange<UInt32>] = []
+    public var serial = SerialOutput.Target.none
+    /// End the run after this many milliseconds; 0: never.
+    public var timeoutMilliseconds = 0
+    /// Signals of the process that end the run. They are blocked while it lasts.
+    public var endingSignals: [Int32] = []
+
+    public init() {}
+}
+
+/// A VM with its vCPUs that runs one section 6 guest, once.
+public final class Machine {
+    public let configuration: MachineConfiguration
+    /// How CPUID's tally leaves are answered.
+    public let plan: LiveCPUIDPlan
+    /// The guest's serial port.
+    public let output: SerialOutput
+    /// One tally a vCPU; readable while the guest runs.
+    public let tallies: [Tally]
+    /// TSC frequency in kHz, 0 if KVM does not know it.
+    public let tscKHz: UInt32
+
+    private let vm: VirtualMachine
+    private let memory: GuestMemory
+    private let control: RunControl
+    private let vcpus: [RunningVCPU]
+
+    /// Creates the VM and loads the guest.
+    ///
+    /// - Parameter support: what breakpoints can do here, if it is known already; else it is tried out.
+    public init(
+        _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil
+    ) throws(MachineError) {
+        self.configuration = configuration
+        let image = try lifted { () throws(ImageError) in try ELF64(bytes) }
+        let system = try lifted { () throws(KVMError) in try System() }
+        let cpus = configuration.cpus
+        let limit = Int(system.check(.maxVCPUs))
+        guard cpus > 0, cpus <= limit else {
+            throw .configuration("\(cpus) vCPUs asked for, KVM gives 1 to \(limit): change --cpus")
+        }
+        memory = try GuestMemory(mebibytes: configuration.memoryMiB)
+        let boot = try BareMetal(image, bytes: bytes, into: memory, cpus: cpus)
+        if configuration.liveCPUID == .off {
+            plan = .snapshot
+        } else {
+            let found = if let support { support } else { try BreakpointSupport.probe(system) }
+            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: image.sites, support: found)
+        }
+        vm = try lifted { () throws(KVMError) in try system.createVM() }
+        try Self.prepare(vm, configuration, memory, fault: plan.fault)
+        output = SerialOutput(configuration.serial)
+        let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
+        let parts = Parts(
+            plan: plan, platform: Platform(output: output), control: control, memory: memory, boot: boot,
+            table: try lifted { () throws(KVMError) in try system.supportedCPUID() }, irqchip: configuration.irqchip)
+        tallies = try lifted { () throws(TallyMemoryError) in
+            var tallies: [Tally] = []
+            for _ in 0..<cpus {
+                tallies.append(try Tally())
+            }
+            return tallies
+        }
+        var vcpus: [RunningVCPU] = []
+        for index in 0..<cpus {
+            vcpus.append(try Self.makeVCPU(index, of: vm, parts, tallies))
+        }
+        self.control = control
+        self.vcpus = vcpus
+        tscKHz = vcpus[0].loop.rare.interposer.tscKHz
+    }
+
+    /// Creates the VM and loads the guest from a file.
+    public convenience init(_ configuration: MachineConfiguration, path: String) throws(MachineError) {
+        let image = try FileImage(path: path)
+        try self.init(configuration, elf: image.bytes)
+    }
+
+    /// What all vCPUs are made of.
+    private struct Parts {
+        let plan: LiveCPUIDPlan
+        let platform: Platform
+        let control: RunControl
+        let memory: GuestMemory
+        let boot: BareMetal
+        let table: CPUIDTable
+        let irqchip: Bool
+    }
+
+    private static func makeVCPU(
+        _ index: Int, of vm: borrowing VirtualMachine, _ parts: Parts, _ tallies: [Tally]
+    ) throws(MachineError) -> RunningVCPU {
+        do throws(KVMError) {
+            let vcpu = try vm.createVCPU(id: Int32(index))
+            // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
+            let tscKHz = (try? vcpu.tscKHz()) ?? 0
+            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz)
+            var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
+            try vcpu.setCPUID(parts.table.forGuest(apicID: UInt32(index), tscKHz: tscKHz))
+            try parts.boot.start(vcpu, index: index)
+            try interposer.start(vcpu)
+            if parts.irqchip {
+                try vcpu.setMPState(UInt32(KVM_MP_STATE_RUNNABLE))
+            }
+            return RunningVCPU(
+                VCPULoop(
+                    vcpu: vcpu, index: index, tally: tallies[index].writer, platform: parts.platform,
+                    control: parts.control,
+                    rare: RareExits(index: index, memory: parts.memory, interposer: interposer)))
+        } catch {
+            throw .kvm(error)
+        }
+    }
+
+    /// Runs the guest to its end.
+    public func run() throws(MachineError) -> RunResult {
+        let before = try kernelCounters()
+        let start = monotonicNanoseconds()
+        let end = try runThreads()
+        let wall = monotonicNanoseconds() - start
+        output.flush()
+        let kernel = try kernelCounters().difference(since: before)
+        return RunResult(
+            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
+            leaf: LeafReport(
+                mode: plan.name,
+                answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
+                last: vcpus.compactMap { $0.loop.rare.interposer.last }.last))
+    }
+
+    private func runThreads() throws(MachineError) -> RunEnd {
+        let signals = try EndingSignals(configuration.endingSignals)
+        var threads: [Thread] = []
+        for vcpu in vcpus {
+            do throws(MachineError) {
+                threads.append(try Thread(name: "vcpu\(vcpu.loop.index)") { vcpu.run() })
+            } catch {
+                control.finish(.timeout)
+                threads.forEach { $0.join() }
+                throw error
+            }
+        }
+        control.wait(timeoutMilliseconds: configuration.timeoutMilliseconds, signals)
+        threads.forEach { $0.join() }
+        return control.end ?? .halted
+    }
+
+    /// What KVM has counted, VM and vCPUs together.
+    private func kernelCounters() throws(MachineError) -> KernelCounters {
+        var counters = KernelCounters()
+        do throws(KVMError) {
+            counters.add(try vm.statistics().read())
+            for vcpu in vcpus {
+                counters.add(try vcpu.loop.vcpu.statistics().read())
+            }
+        } catch {
+            // Before Linux 5.14 there is no KVM_GET_STATS_FD: the run is worth as much without.
+            return KernelCounters()
+        }
+        return counters
+    }
+
+    private static func prepare(
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, fault: Bool
+    ) throws(MachineError) {
+        let msrs = configuration.userspaceMSRs + (fault ? FaultingMSRs.ranges : [])
+        do throws(KVMError) {
+            // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
+            try vm.setIdentityMapAddress(0xFFFB_C000)
+            try vm.setTSSAddress(0xFFFB_D000)
+            if configuration.irqchip {
+                try vm.createIRQChip()
+            }
+            try vm.setMemoryRegion(slot: 0, guestAddress: 0, size: memory.lowSize, host: memory.host)
+            if memory.size > memory.lowSize {
+                try vm.setMemoryRegion(
+                    slot: 1, guestAddress: GuestMemory.holeEnd, size: memory.size - memory.lowSize,
+                    host: memory.host + Int(memory.lowSize))
+            }
+            if !msrs.isEmpty {
+                try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
+                try vm.setMSRFilter(
+                    defaultAllow: true,
+                    ranges: msrs.map { range in
+                        MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
+                    })
+            }
+        } catch {
+            throw .kvm(error)
+        }
+    }
+}
+
+/// One vCPU's loop, on the heap so that its thread and the machine can share it.
+///
+/// While the thread runs, only the thread uses it; the machine reads it after the join.
+private final class RunningVCPU: @unchecked Sendable {
+    var loop: VCPULoop
+
+    init(_ loop: consuming VCPULoop) {
+        self.loop = loop
+    }
+
+    func run() {
+        loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
+        loop.run()
+        loop.control.leave(vcpu: loop.index)
+    }
+}

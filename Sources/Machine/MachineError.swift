@@ -1,0 +1,41 @@
+import ExitStats
+import KVM
+
+/// Why a machine could not be built. What a guest does once it runs is no error of ours: see ``RunEnd``.
+public enum MachineError: Error, CustomStringConvertible, Sendable {
+    /// A call of the KVM API failed.
+    case kvm(KVMError)
+    /// Guest RAM: size or mapping.
+    case memory(String)
+    /// The guest image is refused.
+    case image(ImageError)
+    /// An option makes no sense on this host.
+    case configuration(String)
+    /// A system call other than KVM's failed.
+    case system(call: String, errno: Int32)
+    case tally(TallyMemoryError)
+
+    public var description: String {
+        switch self {
+        case .kvm(let error): "\(error)"
+        case .memory(let text): "guest memory: \(text)"
+        case .image(let error): "guest image: \(error)"
+        case .configuration(let text): text
+        case .system(let call, let errno): "\(call): \(describe(errno: errno))"
+        case .tally(let error): "\(error)"
+        }
+    }
+}
+
+/// Runs what throws one of the lower modules' errors, as ``MachineError``.
+func lifted<Result: ~Copyable>(_ body: () throws(KVMError) -> Result) throws(MachineError) -> Result {
+    do throws(KVMError) { return try body() } catch { throw .kvm(error) }
+}
+
+func lifted<Result>(_ body: () throws(ImageError) -> Result) throws(MachineError) -> Result {
+    do throws(ImageError) { return try body() } catch { throw .image(error) }
+}
+
+func lifted<Result>(_ body: () throws(TallyMemoryError) -> Result) throws(MachineError) -> Result {
+    do throws(TallyMemoryError) { return try body() } catch { throw .tally(error) }
+}

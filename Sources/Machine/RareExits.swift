@@ -1,0 +1,108 @@
+import CLinuxKVM
+import ExitStats
+import Glibc
+import KVM
+
+/// Exits that are no port or memory access: ends of the run, MSRs, breakpoints, failures.
+struct RareExits: ~Copyable {
+    let index: Int
+    let memory: GuestMemory
+    var interposer: CPUIDInterposer
+
+    /// KVM_RUN returned an error. False when the vCPU is not to run again.
+    @inline(never)
+    mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+        guard result == -EINTR || result == -EAGAIN else {
+            return fail(vcpu, control, "KVM_RUN: \(describe(errno: -result))")
+        }
+        // In this order: a stop that comes in between sets the flag again.
+        vcpu.runPage.pointee.immediate_exit = 0
+        guard control.end == nil else { return false }
+        return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.armIfPossible(vcpu) }
+    }
+
+    /// Handles an exit by its reason. False when the vCPU is not to run again.
+    @inline(never)
+    mutating func handle(_ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+        let page = vcpu.runPage
+        switch Int32(truncatingIfNeeded: page.pointee.exit_reason) {
+        case KVM_EXIT_DEBUG:
+            return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.debugExit(vcpu) }
+        case KVM_EXIT_X86_RDMSR:
+            let value = interposer.readMSR(page.pointee.msr.index)
+            vmtally_answer_msr(page, value ?? 0, value == nil ? 1 : 0)
+            return true
+        case KVM_EXIT_X86_WRMSR:
+            return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in
+                let msr = page.pointee.msr
+                let accepted = try rare.interposer.writeMSR(msr.index, msr.data, vcpu)
+                vmtally_answer_msr(page, msr.data, accepted ? 0 : 1)
+            }
+        case KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN:
+            return true
+        case KVM_EXIT_HLT:
+            // No device of ours interrupts: whatever IF says, nothing wakes this vCPU.
+            control.halted()
+            return false
+        case KVM_EXIT_SYSTEM_EVENT:
+            control.finish(.systemEvent(type: page.pointee.system_event.type))
+            return false
+        case let reason:
+            return fail(vcpu, control, Self.cause(reason, page))
+        }
+    }
+
+    /// Ends the run with a report.
+    private func fail(_ vcpu: borrowing VCPU, _ control: RunControl, _ cause: String) -> Bool {
+        let state = GuestState(vcpu, memory)
+        control.finish(.failed(GuestFailure(vcpu: index, cause: cause, state: state.description)))
+        return false
+    }
+
+    private mutating func attempt(
+        _ vcpu: borrowing VCPU, _ control: RunControl,
+        _ action: (inout RareExits, borrowing VCPU) throws(KVMError) -> Void
+    ) -> Bool {
+        let waiting = interposer.isWaitingForHandler
+        do {
+            try action(&self, vcpu)
+        } catch {
+            return fail(vcpu, control, "\(error)")
+        }
+        if waiting, !interposer.isWaitingForHandler {
+            control.foundHandler()
+        }
+        return true
+    }
+
+    /// What went wrong, with the detail that the run page has (kvm/api.rst 5).
+    private static func cause(_ reason: Int32, _ page: UnsafeMutablePointer<kvm_run>) -> String {
+        let name = ReasonVocabulary.kvm.name(UInt32(bitPattern: reason))
+        switch reason {
+        case KVM_EXIT_SHUTDOWN:
+            return "\(name): triple fault"
+        case KVM_EXIT_FAIL_ENTRY:
+            let entry = page.pointee.fail_entry
+            return
+                "\(name): hardware entry failure reason \(hex(entry.hardware_entry_failure_reason)) on CPU \(entry.cpu)"
+        case KVM_EXIT_INTERNAL_ERROR:
+            return "\(name): \(internalError(page.pointee.internal.suberror))"
+        case KVM_EXIT_EXCEPTION:
+            return "\(name): vector \(page.pointee.ex.exception), error code \(hex(page.pointee.ex.error_code))"
+        case KVM_EXIT_UNKNOWN:
+            return "\(name): hardware exit reason \(hex(page.pointee.hw.hardware_exit_reason))"
+        default:
+            return "\(name): an exit that this VMM does not handle"
+        }
+    }
+
+    private static func internalError(_ suberror: UInt32) -> String {
+        switch Int32(truncatingIfNeeded: suberror) {
+        case KVM_INTERNAL_ERROR_EMULATION: "KVM cannot emulate the instruction at RIP"
+        case KVM_INTERNAL_ERROR_SIMUL_EX: "simultaneous exceptions"
+        case KVM_INTERNAL_ERROR_DELIVERY_EV: "exit while an event was being delivered"
+        case KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON: "exit reason that KVM does not know"
+        default: "suberror \(suberror)"
+        }
+    }
+}

@@ -1,0 +1,71 @@
+import ExitStats
+import KVM
+
+/// Everything that is known after a run.
+public struct RunResult: Sendable {
+    public let end: RunEnd
+    /// From just before the first KVM_RUN to the end of the last, ns.
+    public let wallNanoseconds: UInt64
+    /// One tally a vCPU.
+    public let vcpus: [TallySnapshot]
+    /// What KVM counted meanwhile.
+    public let kernel: KernelCounters
+    public let leaf: LeafReport
+
+    /// All vCPUs together.
+    public var total: TallySnapshot {
+        vcpus.reduce(into: TallySnapshot()) { $0.merge($1) }
+    }
+}
+
+/// How the guest's queries went.
+public struct LeafReport: Equatable, Sendable {
+    /// Tally leaves answered, by the way that each took.
+    public struct Answered: Equatable, Sendable {
+        /// CPUIDs of ring 3 that came as #GP.
+        public var faults: UInt64 = 0
+        /// CPUIDs at known addresses.
+        public var sites: UInt64 = 0
+
+        public var total: UInt64 { faults + sites }
+
+        static func + (left: Answered, right: Answered) -> Answered {
+            Answered(faults: left.faults + right.faults, sites: left.sites + right.sites)
+        }
+    }
+
+    /// ``LiveCPUIDPlan/name``.
+    public let mode: String
+    /// Tally leaves answered live.
+    public let answered: Answered
+    /// The last of those answers.
+    public let last: CPUIDRegisters?
+}
+
+/// KVM's binary statistics by name, summed over VM and vCPUs (kvm/api.rst 4.133).
+public struct KernelCounters: Equatable, Sendable {
+    /// Value by the kernel's own counter name. Histograms are left out.
+    public private(set) var values: [String: UInt64] = [:]
+    private var cumulative: Set<String> = []
+
+    init() {}
+
+    mutating func add(_ counters: [BinaryStats.Counter]) {
+        for counter in counters {
+            guard let value = counter.values.first, counter.values.count == 1 else { continue }
+            values[counter.name, default: 0] &+= value
+            if counter.kind == .cumulative {
+                cumulative.insert(counter.name)
+            }
+        }
+    }
+
+    /// Cumulative counters' growth; others as they are now.
+    func difference(since earlier: KernelCounters) -> KernelCounters {
+        var result = self
+        for name in cumulative {
+            result.values[name] = (values[name] ?? 0) &- (earlier.values[name] ?? 0)
+        }
+        return result
+    }
+}

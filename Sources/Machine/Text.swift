@@ -1,0 +1,19 @@
+import Glibc
+
+func hex(_ value: some BinaryInteger) -> String {
+    "0x" + String(value, radix: 16)
+}
+
+func hex(_ range: Range<UInt64>) -> String {
+    "\(hex(range.lowerBound))-\(hex(range.upperBound))"
+}
+
+func describe(errno: Int32) -> String {
+    String(cString: strerror(errno))
+}
+
+func monotonicNanoseconds() -> UInt64 {
+    var now = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
+}

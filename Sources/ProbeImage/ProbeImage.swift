@@ -1,0 +1,10 @@
+/// The bare-metal guest probe (guest-probe/BareMetal), part of this program: a static ELF64 for a VM's guest.
+public enum ProbeImage {
+    /// The ELF file's bytes, where the program has them: nothing is copied or read at start-up.
+    public static var elf: UnsafeRawBufferPointer {
+        // A variable, because only a stored variable has an address that stays; nobody writes to it.
+        withUnsafeBytes(of: &GuestImageBareMetal.words) {
+            UnsafeRawBufferPointer(rebasing: $0[..<GuestImageBareMetal.count])
+        }
+    }
+}

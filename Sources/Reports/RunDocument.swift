@@ -1,0 +1,133 @@
+import ExitStats
+import FoundationEssentials
+import Machine
+
+/// A run as machines read it: schema `vmtally.run/1`. Integers only; names are the kernel's.
+public struct RunDocument: Encodable, Sendable {
+    public struct Tool: Encodable, Sendable {
+        public let name: String
+        public let version: String
+    }
+
+    public struct Guest: Encodable, Sendable {
+        public let vcpus: Int
+        /// MiB.
+        public let memoryMiB: Int
+
+        enum CodingKeys: String, CodingKey {
+            case vcpus
+            case memoryMiB = "memory_mib"
+        }
+    }
+
+    public struct Status: Encodable, Sendable {
+        public let reason: String
+        public let code: Int32
+    }
+
+    /// TSC cycles.
+    public struct Cycles: Encodable, Sendable {
+        public let sum: UInt64
+        public let min: UInt64
+        public let max: UInt64
+        public let p50: UInt64
+        public let p90: UInt64
+        public let p99: UInt64
+        public let p999: UInt64
+    }
+
+    public struct Total: Encodable, Sendable {
+        public let count: UInt64
+        public let cycles: UInt64
+    }
+
+    public struct Reason: Encodable, Sendable {
+        public let vocabulary: String
+        public let code: UInt32
+        public let name: String
+        public let count: UInt64
+        public let cycles: Cycles
+    }
+
+    public struct VCPU: Encodable, Sendable {
+        public let vcpu: Int
+        public let count: UInt64
+        public let cycles: UInt64
+    }
+
+    public struct Exits: Encodable, Sendable {
+        public let total: Total
+        public let byReason: [Reason]
+        public let byVCPU: [VCPU]
+
+        enum CodingKeys: String, CodingKey {
+            case total
+            case byReason = "by_reason"
+            case byVCPU = "by_vcpu"
+        }
+    }
+
+    public struct Registers: Encodable, Sendable {
+        public let eax: UInt32
+        public let ebx: UInt32
+        public let ecx: UInt32
+        public let edx: UInt32
+    }
+
+    public struct Leaf: Encodable, Sendable {
+        public let mode: String
+        public let answered: UInt64
+        /// Absent when nothing was answered.
+        public let last: Registers?
+    }
+
+    public let schema = "vmtally.run/1"
+    public let tool: Tool
+    public let host: HostIdentity
+    public let vm: Guest
+    public let wallNanoseconds: UInt64
+    public let status: Status
+    public let exits: Exits
+    /// KVM's own counters by name, summed over VM and vCPUs.
+    public let kernel: [String: UInt64]
+    public let leaf: Leaf
+
+    enum CodingKeys: String, CodingKey {
+        case schema, tool, host, vm, status, exits, kernel, leaf
+        case wallNanoseconds = "wall_ns"
+    }
+
+    public init(_ result: RunResult, host: HostIdentity, configuration: MachineConfiguration, version: String) {
+        let all = result.total
+        tool = Tool(name: "vmtally", version: version)
+        self.host = host
+        vm = Guest(vcpus: configuration.cpus, memoryMiB: configuration.memoryMiB)
+        wallNanoseconds = result.wallNanoseconds
+        status = Status(reason: result.end.reason, code: result.end.exitStatus)
+        exits = Exits(
+            total: Total(count: all.total.count, cycles: all.total.cycles),
+            byReason: all.reasons.map(Self.reason),
+            byVCPU: result.vcpus.enumerated().map { index, tally in
+                VCPU(vcpu: index, count: tally.total.count, cycles: tally.total.cycles)
+            })
+        kernel = result.kernel.values
+        leaf = Leaf(
+            mode: result.leaf.mode, answered: result.leaf.answered.total,
+            last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })
+    }
+
+    private static func reason(_ tally: ReasonTally) -> Reason {
+        Reason(
+            vocabulary: "kvm", code: tally.code, name: ReasonVocabulary.kvm.name(tally.code), count: tally.count,
+            cycles: Cycles(
+                sum: tally.cycles, min: tally.minimum, max: tally.maximum, p50: tally.percentile(0.5),
+                p90: tally.percentile(0.9), p99: tally.percentile(0.99), p999: tally.percentile(0.999)))
+    }
+
+    /// The document on one line, keys sorted, so that two of them can be compared as text.
+    public func json() throws -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return String(decoding: try encoder.encode(self), as: UTF8.self)
+    }
+}

@@ -1,0 +1,67 @@
+import ExitStats
+import Machine
+
+/// A run as people read it.
+public struct RunTable: Sendable {
+    private let result: RunResult
+    private let tscKHz: UInt32
+
+    public init(_ result: RunResult, tscKHz: UInt32) {
+        self.result = result
+        self.tscKHz = tscKHz
+    }
+
+    public func lines() -> [String] {
+        let all = result.total
+        var table = TextTable(
+            header: ["userspace exits", "count", "share", "cycles", "min", "p50", "p90", "p99", "p99.9", "max"])
+        for reason in all.reasons.sorted(by: { $0.count > $1.count }) {
+            table.add(
+                [ReasonVocabulary.kvm.name(reason.code), grouped(reason.count), share(reason.count, all.total.count)]
+                    + [
+                        reason.cycles, reason.minimum, reason.percentile(0.5), reason.percentile(0.9),
+                        reason.percentile(0.99), reason.percentile(0.999), reason.maximum,
+                    ].map(grouped))
+        }
+        table.add([
+            "total", grouped(all.total.count), share(all.total.count, all.total.count), grouped(all.total.cycles),
+        ])
+        return table.lines() + kernelLines(all.total.count) + [summary]
+    }
+
+    /// KVM's own count next to ours: what it has more, no userspace program saw.
+    private func kernelLines(_ userspace: UInt64) -> [String] {
+        guard let exits = result.kernel.values["exits"] else {
+            return ["kernel: no binary statistics (Linux 5.14 has them)"]
+        }
+        let inside = exits >= userspace ? "\(grouped(exits - userspace)) of them handled inside KVM" : "fewer than ours"
+        let others = result.kernel.values.filter { $0.key.hasSuffix("_exits") && $0.value > 0 }
+            .sorted { $0.key < $1.key }.map { "\($0.key) \(grouped($0.value))" }
+        return [
+            "VM exits by the kernel's count: " + ([grouped(exits) + ", " + inside] + others).joined(separator: "; ")
+        ]
+    }
+
+    private var summary: String {
+        let seconds = Double(result.wallNanoseconds) / 1e9
+        let busy = tscKHz > 0 ? Double(result.total.total.cycles) / Double(tscKHz) / 1000 : 0
+        return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(result.leaf.mode), "
+            + "\(grouped(result.leaf.answered.total)) answered live"
+    }
+
+    private func share(_ part: UInt64, _ whole: UInt64) -> String {
+        whole == 0 ? "" : fixed(100 * Double(part) / Double(whole), 1) + " %"
+    }
+}
+
+/// A number with so many decimals.
+func fixed(_ value: Double, _ decimals: Int) -> String {
+    var scale: UInt64 = 1
+    for _ in 0..<decimals {
+        scale *= 10
+    }
+    let scaled = UInt64((max(0, value) * Double(scale)).rounded())
+    guard decimals > 0 else { return "\(scaled)" }
+    let fraction = String(scaled % scale)
+    return "\(scaled / scale)." + String(repeating: "0", count: decimals - fraction.count) + fraction
+}

@@ -1,0 +1,107 @@
+import ArgumentParser
+import Glibc
+import KVM
+import Machine
+import Reports
+
+struct RunCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run",
+        abstract: "Run a guest and tally its exits.",
+        discussion: """
+            The guest's serial port is standard output; the tally goes to standard error when the run has ended. \
+            The exit status is the guest's own, 124 at --timeout, 128 + signal, or 1 when the run failed.
+            """
+    )
+
+    @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).")
+    var guest: String
+
+    @Option(help: "Number of vCPUs.")
+    var cpus = 1
+
+    @Option(help: "Guest RAM in MiB.")
+    var memory = 16
+
+    @Option(help: "Where the serial port goes: stdio, none or file=PATH.")
+    var serial = SerialOption.stdio
+
+    @Option(help: "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host or off.")
+    var liveCpuid = LiveCPUIDMode.auto
+
+    @Flag(help: "Interrupt controllers in the kernel.")
+    var irqchip = false
+
+    @Option(help: "Write the tally as JSON to this file; - is standard output.")
+    var statsJson: String?
+
+    @Option(help: "End the run after so many seconds.")
+    var timeout: Double?
+
+    @Flag(help: "No table at the end.")
+    var quiet = false
+
+    func validate() throws {
+        if let timeout, !(timeout > 0 && timeout < 1e9) {
+            throw ValidationError("--timeout takes seconds, more than 0.")
+        }
+    }
+
+    func run() throws {
+        signal(SIGPIPE, SIG_IGN)
+        var configuration = MachineConfiguration()
+        configuration.cpus = cpus
+        configuration.memoryMiB = memory
+        configuration.liveCPUID = liveCpuid
+        configuration.irqchip = irqchip
+        configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
+        configuration.endingSignals = [SIGINT, SIGTERM]
+        configuration.serial = try serial.open()
+        let machine = try Machine(configuration, path: guest)
+        let result = try machine.run()
+        if case .failed(let failure) = result.end {
+            warn("vmtally: \(failure)")
+        }
+        if !quiet {
+            warn(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
+        }
+        if let statsJson {
+            let document = RunDocument(
+                result, host: HostIdentity(tscKHz: machine.tscKHz), configuration: configuration,
+                version: VMTally.version)
+            try write(document.json() + "\n", to: statsJson)
+        }
+        throw ExitCode(result.end.exitStatus)
+    }
+}
+
+/// `--serial`.
+enum SerialOption: ExpressibleByArgument, Equatable {
+    case stdio
+    case none
+    case file(String)
+
+    init?(argument: String) {
+        switch argument {
+        case "stdio": self = .stdio
+        case "none": self = .none
+        case _ where argument.hasPrefix("file=") && argument.count > 5: self = .file(String(argument.dropFirst(5)))
+        default: return nil
+        }
+    }
+
+    var defaultValueDescription: String { "stdio" }
+
+    func open() throws -> SerialOutput.Target {
+        switch self {
+        case .stdio: return .descriptor(STDOUT_FILENO)
+        case .none: return .none
+        case .file(let path):
+            let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+            guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
+            return .descriptor(descriptor)
+        }
+    }
+}
+
+extension LiveCPUIDMode: ExpressibleByArgument {}
