@@ -29,6 +29,7 @@ let package = Package(
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
+        .testTarget(name: "ReportsTests", dependencies: ["Reports", "KVM", "ExitStats"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]
