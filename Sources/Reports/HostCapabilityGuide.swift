@@ -374,7 +374,7 @@ public struct CapabilityGuide: Sendable {
         .init(226, "PMU_EVENT_MASKED_EVENTS", .performance, "the same with masks", "filters need an entry an event"),
         .init(
             212, "PMU_CAPABILITY", .performance, "counters can be withheld from one VM",
-            "no counters for guests when the module's enable_pmu is off, else for all", value: .bits(["disable"])),
+            "no counters for any guest where enable_pmu is off, else for all guests", value: .bits(["disable"])),
     ]
 
     private static let nesting: [CapabilityGuide] = [

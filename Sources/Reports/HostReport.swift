@@ -248,11 +248,14 @@ extension HostReport {
         if let modes = liveCPUID?.modes, let fault = modes.first(where: { $0.mode == "fault" }), fault.possible == .no,
             !modes.contains(where: { $0.mode == "host" && $0.possible == .yes })
         {
+            let patch = "use a host kernel with vmtally's patch (kernel-patch/)."
+            let hasSites = modes.contains { $0.mode == "sites" && $0.possible != .no }
             found.append(
                 Missing(
                     what: "live answers to every CPUID in ring 3",
-                    cost: "programs that do not list their CPUIDs read a snapshot (\(fault.why))",
-                    remedy: "List them in .vmtally.sites, or use a host kernel with vmtally's patch (kernel-patch/)."))
+                    cost: "\(hasSites ? "guests that do not list their CPUIDs" : "all guests") read a snapshot "
+                        + "(\(fault.why))",
+                    remedy: hasSites ? "List them in .vmtally.sites, or \(patch)" : "U" + patch.dropFirst()))
         }
         for module in modules ?? [] {
             for parameter in module.parameters {

@@ -99,6 +99,17 @@ struct HostReportTests {
         #expect(HostReport(facts: Self.intel, kvm: .success(Self.kvm(without: []))).missing.isEmpty)
     }
 
+    @Test("the remedy for a snapshot is only what this host can do")
+    func snapshotRemedy() {
+        func remedy(without missing: Set<Int32>) -> String? {
+            HostReport(facts: Self.intel, kvm: .success(Self.kvm(without: missing))).missing
+                .first { $0.what.hasPrefix("live answers") }?.remedy
+        }
+        #expect(remedy(without: [189])?.hasPrefix("List them in .vmtally.sites, or use") == true)
+        #expect(remedy(without: [23])?.hasPrefix("Use a host kernel") == true)
+        #expect(remedy(without: []) == nil)
+    }
+
     @Test("parameters that cost something are listed")
     func parameters() {
         var facts = Self.intel
