@@ -38,6 +38,7 @@ let package = Package(
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
         .testTarget(name: "LabTests"),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
+        .testTarget(name: "ReportsTests", dependencies: ["Reports", "KVM", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]
 )
