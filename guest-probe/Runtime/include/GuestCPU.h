@@ -107,6 +107,10 @@ GUEST_INLINE void guest_copy(void *to, const void *from, size_t count)
 #define GUEST_TEXT_BUFFER_SIZE 8192
 unsigned char *guest_text_buffer(void);
 
+/* There is no heap: memory for the guest's own use, zero at the start; one for all. */
+#define GUEST_SCRATCH_SIZE 8192
+void *guest_scratch(void);
+
 /* Device memory: one MOV of exactly that width each. */
 GUEST_INLINE void guest_mmio_write8(uint64_t address, uint8_t value)
 {
