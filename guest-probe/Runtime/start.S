@@ -36,7 +36,10 @@ _start:
         movl    $1, tables_ready(%rip)
         jmp     .Lload
 
-.Lwait: pause                           /* another vCPU: vCPU 0 has the tables still to build */
+.Lwait: sti                             /* another vCPU: vCPU 0 has the tables still to build */
+        nop                             /* interrupts on for a moment: see guest_yield */
+        pause
+        cli
         cmpl    $0, tables_ready(%rip)
         je      .Lwait
 

@@ -165,6 +165,15 @@ GUEST_INLINE void guest_pause(void)
 	__asm__ volatile("pause" : : : "memory");
 }
 
+/*
+ * A pause for as long as another vCPU may take. No device of the guest interrupts it, but the host needs its own
+ * interrupts to run the other vCPU at all, and SVM as Bochs 2.7 emulates it holds them back while the guest's are off.
+ */
+GUEST_INLINE void guest_yield(void)
+{
+	__asm__ volatile("sti; nop; pause; cli" : : : "memory");
+}
+
 /* Interrupts are off: this ends the vCPU. */
 GUEST_INLINE void guest_halt(void)
 {
