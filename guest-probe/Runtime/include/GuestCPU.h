@@ -47,6 +47,14 @@ struct guest_mailbox {
 
 struct guest_mailbox *guest_mailbox(uint32_t vcpu);
 
+/* CPUID in ring 0 by an instruction that no VMM is told of. */
+GUEST_INLINE void guest_cpuid_inline(uint32_t leaf, uint32_t subleaf, struct guest_registers *result)
+{
+	__asm__ volatile("cpuid"
+			 : "=a"(result->eax), "=b"(result->ebx), "=c"(result->ecx), "=d"(result->edx)
+			 : "a"(leaf), "c"(subleaf));
+}
+
 GUEST_INLINE void guest_out8(uint16_t port, uint8_t value)
 {
 	__asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory");
