@@ -1,9 +1,11 @@
+#define _GNU_SOURCE
 #include "CTestSupport.h"
 
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,4 +25,15 @@ int ctest_answer_ioctl(unsigned long request, int error)
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
 		return errno;
 	return 0;
+}
+
+int ctest_memory_file(long size)
+{
+	int file = memfd_create("test", MFD_CLOEXEC);
+
+	if (file >= 0 && ftruncate(file, size)) {
+		close(file);
+		return -1;
+	}
+	return file;
 }

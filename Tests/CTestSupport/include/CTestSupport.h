@@ -1,4 +1,4 @@
-/* What the tests need of Linux that Swift cannot call: variadic functions. */
+/* What the tests need of Linux that Swift cannot call: variadic functions, and those of GNU. */
 #ifndef CTESTSUPPORT_H
 #define CTESTSUPPORT_H
 
@@ -7,5 +7,8 @@
  * set to `error` if that is not 0. For good: let the thread end. Returns 0, or an errno.
  */
 int ctest_answer_ioctl(unsigned long request, int error);
+
+/* A file of `size` zero bytes that has no name, or -1. */
+int ctest_memory_file(long size);
 
 #endif

@@ -25,4 +25,9 @@ struct BareVCPU: ~Copyable {
         self.machine = machine
         self.vcpu = vcpu
     }
+
+    /// The vCPU alone: KVM keeps its machine until it is gone.
+    consuming func takeVCPU() -> VCPU {
+        vcpu
+    }
 }
