@@ -18,6 +18,12 @@ let package = Package(
         .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
+        .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
+        .executableTarget(
+            name: "vmtally-fidelity",
+            dependencies: ["KVM", "ExitStats", "Machine", "Reports", "ProbeImage", "TestGuests"],
+            path: "Tests/Fidelity"
+        ),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
         .target(name: "Reports", dependencies: ["KVM", "ExitStats", "Machine"]),
         .executableTarget(
@@ -35,7 +41,9 @@ let package = Package(
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
+        .testTarget(name: "LabTests"),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
+        .testTarget(name: "ReportsTests", dependencies: ["Reports", "KVM", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]
 )
