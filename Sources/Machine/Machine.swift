@@ -19,6 +19,8 @@ public struct MachineConfiguration: Sendable {
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
+    /// Off for benchmarks alone: exits are then neither counted nor timed.
+    package var countsExits = true
 
     public init() {}
 }
@@ -146,10 +148,11 @@ public final class Machine {
 
     private func runThreads() throws(MachineError) -> RunEnd {
         let signals = try EndingSignals(configuration.endingSignals)
+        let counting = configuration.countsExits
         var threads: [Thread] = []
         for vcpu in vcpus {
             do throws(MachineError) {
-                threads.append(try Thread(name: "vcpu\(vcpu.loop.index)") { vcpu.run() })
+                threads.append(try Thread(name: "vcpu\(vcpu.loop.index)") { vcpu.run(counting: counting) })
             } catch {
                 control.finish(.timeout)
                 threads.forEach { $0.join() }
@@ -217,9 +220,13 @@ private final class RunningVCPU: @unchecked Sendable {
         self.loop = loop
     }
 
-    func run() {
+    func run(counting: Bool) {
         loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
-        loop.run()
+        if counting {
+            loop.run()
+        } else {
+            loop.runUncounted()
+        }
         loop.control.leave(vcpu: loop.index)
     }
 }

@@ -3,15 +3,20 @@ import ExitStats
 import Glibc
 import KVM
 
-/// Exits that are no port or memory access: ends of the run, MSRs, breakpoints, failures.
+/// Exits that no device answers: ends of the run, MSRs, breakpoints, failures.
 struct RareExits: ~Copyable {
     let index: Int
     let memory: GuestMemory
     var interposer: CPUIDInterposer
 
-    /// KVM_RUN returned an error. False when the vCPU is not to run again.
+    /// Handles what KVM_RUN returned with. False when the vCPU is not to run again.
     @inline(never)
-    mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+    mutating func handle(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+        result == 0 ? handleExit(vcpu, control) : interrupted(result, vcpu, control)
+    }
+
+    /// KVM_RUN returned an error.
+    private mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
         guard result == -EINTR || result == -EAGAIN else {
             return fail(vcpu, control, "KVM_RUN: \(describe(errno: -result))")
         }
@@ -21,11 +26,14 @@ struct RareExits: ~Copyable {
         return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.armIfPossible(vcpu) }
     }
 
-    /// Handles an exit by its reason. False when the vCPU is not to run again.
-    @inline(never)
-    mutating func handle(_ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+    /// Handles an exit by its reason.
+    private mutating func handleExit(_ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
         let page = vcpu.runPage
         switch Int32(truncatingIfNeeded: page.pointee.exit_reason) {
+        case KVM_EXIT_IO:
+            // Of the ports the platform leaves one to us.
+            control.finish(.exited(status: Platform.exitStatus(page)))
+            return false
         case KVM_EXIT_DEBUG:
             return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.debugExit(vcpu) }
         case KVM_EXIT_X86_RDMSR:

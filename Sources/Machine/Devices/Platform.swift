@@ -16,19 +16,18 @@ final class Platform: Sendable {
 
     /// KVM_EXIT_IO (kvm/api.rst 5): `count` accesses of `size` bytes each, their data in the run page.
     ///
-    /// - Returns: the guest's status if it wrote to the exit port.
+    /// - Returns: false for a write to the exit port, which is for the caller: see ``exitStatus(_:)``.
     @inline(__always)
-    func portAccess(_ page: UnsafeMutablePointer<kvm_run>) -> UInt32? {
+    func portAccess(_ page: UnsafeMutablePointer<kvm_run>) -> Bool {
         let io = page.pointee.io
-        let data = UnsafeMutableRawPointer(page) + Int(io.data_offset)
         if UART16550.ports.contains(io.port) {
             uartAccess(page)
         } else if io.direction == UInt8(KVM_EXIT_IO_IN) {
-            memset(data, 0xFF, Int(io.size) &* Int(io.count))
-        } else if io.port == Self.exitPort {
-            return Self.exitStatus(UnsafeRawBufferPointer(start: data, count: Int(io.size)))
+            allOnes(page)
+        } else {
+            return io.port != Self.exitPort
         }
-        return nil
+        return true
     }
 
     /// KVM_EXIT_MMIO: up to 8 bytes in the run page. No device has registers in memory yet.
@@ -58,7 +57,17 @@ final class Platform: Sendable {
         }
     }
 
-    private static func exitStatus(_ value: UnsafeRawBufferPointer) -> UInt32 {
-        value.reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) } << 1 | 1
+    /// A read that nobody answers.
+    @inline(never)
+    private func allOnes(_ page: UnsafeMutablePointer<kvm_run>) {
+        let io = page.pointee.io
+        memset(UnsafeMutableRawPointer(page) + Int(io.data_offset), 0xFF, Int(io.size) &* Int(io.count))
+    }
+
+    /// The status that a write to the exit port ends the run with.
+    static func exitStatus(_ page: UnsafeMutablePointer<kvm_run>) -> UInt32 {
+        let io = page.pointee.io
+        let data = UnsafeRawBufferPointer(start: UnsafeRawPointer(page) + Int(io.data_offset), count: Int(io.size))
+        return data.reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) } << 1 | 1
     }
 }
