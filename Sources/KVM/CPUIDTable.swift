@@ -52,7 +52,7 @@ public struct CPUIDTable: Equatable, Sendable {
     /// `KVM_CPUID_FLAG_SIGNIFCANT_INDEX`: the entry answers its own subleaf only.
     static let significantIndex: UInt32 = 1
 
-    private func index(leaf: UInt32, subleaf: UInt32) -> Int? {
+    func index(leaf: UInt32, subleaf: UInt32) -> Int? {
         entries.firstIndex {
             $0.function == leaf && ($0.flags & Self.significantIndex == 0 || $0.index == subleaf)
         }

@@ -134,6 +134,20 @@ VMTALLY_INLINE const char *vmtally_error_text(int error)
 	return strerrordesc_np(error);
 }
 
+struct vmtally_cpuid {
+	uint32_t eax, ebx, ecx, edx;
+};
+
+VMTALLY_INLINE struct vmtally_cpuid vmtally_cpuid(uint32_t leaf, uint32_t subleaf)
+{
+	struct vmtally_cpuid result;
+
+	__asm__ volatile("cpuid"
+			 : "=a"(result.eax), "=b"(result.ebx), "=c"(result.ecx), "=d"(result.edx)
+			 : "a"(leaf), "c"(subleaf));
+	return result;
+}
+
 VMTALLY_INLINE uint64_t vmtally_rdtsc(void)
 {
 	return __builtin_ia32_rdtsc();
