@@ -193,7 +193,9 @@ public final class Machine {
             }
             if !msrs.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
-                try vm.setMSRFilter(defaultAllow: true, ranges: msrs.map { .deny($0) })
+                try vm.setMSRFilter(defaultAllow: true, ranges: msrs.map {
+                        MSRFilterRange(base: $0.lowerBound, count: UInt32($0.count), allow: false)
+                    })
             }
         } catch {
             throw .kvm(error)
