@@ -15,6 +15,7 @@ let package = Package(
         .target(name: "CLinuxKVM"),
         .target(name: "KVM", dependencies: ["CLinuxKVM"]),
         .target(name: "ExitStats"),
+        .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
@@ -22,14 +23,14 @@ let package = Package(
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "KVM", "ExitStats", "Machine", "Reports",
+                "KVM", "ExitStats", "Machine", "Reports", "ProbeImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
-        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -26,9 +26,10 @@ struct GuestState: CustomStringConvertible {
             lines.append(Self.row([("gdt", s.gdt.base), ("idt", s.idt.base), ("tr", s.tr.base)]))
         }
         if let r = registers, let s = special {
+            let linear = LinearMemory(memory: memory, special: s)
             let rip = s.cs.base &+ r.rip
             let bytes =
-                LinearMemory(memory).read(rip, count: 16, vcpu) ?? LinearMemory(memory).read(rip, count: 1, vcpu)
+                linear.read(rip, count: 16, vcpu) ?? linear.read(rip, count: 1, vcpu)
             let text = bytes?.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined(separator: " ")
             lines.append("bytes at rip: \(text ?? "not in guest memory")")
         }

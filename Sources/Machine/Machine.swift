@@ -138,8 +138,10 @@ public final class Machine {
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
             leaf: LeafReport(
-                mode: plan.name, answered: vcpus.reduce(0) { $0 + $1.loop.rare.interposer.answered },
-                last: vcpus.compactMap { $0.loop.rare.interposer.last }.last))
+                mode: plan.name,
+                answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
+                last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
+                readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {
@@ -193,8 +195,10 @@ public final class Machine {
             }
             if !msrs.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
-                try vm.setMSRFilter(defaultAllow: true, ranges: msrs.map {
-                        MSRFilterRange(base: $0.lowerBound, count: UInt32($0.count), allow: false)
+                try vm.setMSRFilter(
+                    defaultAllow: true,
+                    ranges: msrs.map { range in
+                        MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
                     })
             }
         } catch {

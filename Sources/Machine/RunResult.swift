@@ -20,12 +20,31 @@ public struct RunResult: Sendable {
 
 /// How the guest's queries went.
 public struct LeafReport: Equatable, Sendable {
+    /// Tally leaves answered, by the way that each took.
+    public struct Answered: Equatable, Sendable {
+        /// CPUIDs of ring 3 that came as #GP.
+        public var faults: UInt64 = 0
+        /// CPUIDs at known addresses.
+        public var sites: UInt64 = 0
+
+        public var total: UInt64 { faults + sites }
+
+        static func + (left: Answered, right: Answered) -> Answered {
+            Answered(faults: left.faults + right.faults, sites: left.sites + right.sites)
+        }
+    }
+
     /// ``LiveCPUIDPlan/name``.
     public let mode: String
     /// Tally leaves answered live.
-    public let answered: UInt64
+    public let answered: Answered
     /// The last of those answers.
     public let last: CPUIDRegisters?
+    /// The host's tally at each live query of the VM's total: what the guest was told. The first ``readingLimit`` a vCPU.
+    public let readings: [TallyPair]
+
+    /// Enough for a demonstration; a guest that asks all day costs no memory.
+    static let readingLimit = 256
 }
 
 /// KVM's binary statistics by name, summed over VM and vCPUs (kvm/api.rst 4.133).

@@ -112,7 +112,7 @@ public struct RunDocument: Encodable, Sendable {
             })
         kernel = result.kernel.values
         leaf = Leaf(
-            mode: result.leaf.mode, answered: result.leaf.answered,
+            mode: result.leaf.mode, answered: result.leaf.answered.total,
             last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })
     }
 

@@ -46,7 +46,7 @@ public struct RunTable: Sendable {
         let seconds = Double(result.wallNanoseconds) / 1e9
         let busy = tscKHz > 0 ? Double(result.total.total.cycles) / Double(tscKHz) / 1000 : 0
         return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(result.leaf.mode), "
-            + "\(grouped(result.leaf.answered)) answered live"
+            + "\(grouped(result.leaf.answered.total)) answered live"
     }
 
     private func share(_ part: UInt64, _ whole: UInt64) -> String {

@@ -159,6 +159,12 @@ VMTALLY_INLINE void vmtally_name_thread(const char *name)
 	pthread_setname_np(pthread_self(), name);
 }
 
+/* The registers that KVM exchanges through the run page (KVM_CAP_SYNC_REGS). */
+VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
+{
+	return &run->s.regs;
+}
+
 /* Answers KVM_EXIT_MMIO of a read, little-endian. */
 VMTALLY_INLINE void vmtally_answer_mmio(struct kvm_run *run, uint64_t value)
 {

@@ -7,31 +7,39 @@ import KVM
 /// DR0 guards the guest's #GP handler: with CPUID faulting on, a CPUID in ring 3 arrives there. DR1 to DR3 guard CPUID
 /// instructions whose addresses are known. Both can be in use at once.
 struct CPUIDInterposer: ~Copyable {
-    /// Leaves answered with the live tally.
-    private(set) var answered: UInt64 = 0
+    /// Tally leaves answered so far.
+    private(set) var answered = LeafReport.Answered()
     /// The last such answer.
     private(set) var last: CPUIDRegisters?
+    /// The machine's totals as the guest was told them, the first ``LeafReport/readingLimit``.
+    private(set) var readings: [TallyPair] = []
+
+    /// MSR_IA32_TSX_CTRL, which hides two bits of leaf 7.
+    private static let tsxControl: UInt32 = 0x122
 
     private let plan: LiveCPUIDPlan
     private let answers: TallyAnswers
-    private let linear: LinearMemory
+    private let memory: GuestMemory
+    private var sites: [UInt64]
     /// Linear address of the guest's #GP handler, while the breakpoint and CPUID faulting are on.
     private var handler: UInt64?
     /// The breakpoints are off for one instruction.
     private var stepping = false
     private var faultingMSRs = FaultingMSRs()
+    private var table: CPUIDTable?
 
     init(plan: LiveCPUIDPlan, answers: TallyAnswers, memory: GuestMemory) {
         self.plan = plan
         self.answers = answers
-        linear = LinearMemory(memory)
+        self.memory = memory
+        sites = plan.sites
     }
 
     /// Arms the sites. Before the vCPU's first run.
     mutating func start(_ vcpu: borrowing VCPU) throws(KVMError) {
-        if !plan.sites.isEmpty {
-            try setBreakpoints(vcpu)
-        }
+        guard plan.isLive else { return }
+        vcpu.runPage.pointee.kvm_valid_regs = UInt64(KVM_SYNC_X86_REGS)
+        try setBreakpoints(vcpu)
     }
 
     /// TSC frequency in kHz, 0 if unknown.
@@ -42,7 +50,9 @@ struct CPUIDInterposer: ~Copyable {
 
     /// Arms the #GP handler's breakpoint and turns on CPUID faulting, if the guest's IDT has a gate 13 by now.
     mutating func armIfPossible(_ vcpu: borrowing VCPU) throws(KVMError) {
-        guard plan.fault, let found = try generalProtectionHandler(vcpu), found != handler else { return }
+        guard plan.fault else { return }
+        let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
+        guard let found = generalProtectionHandler(linear, vcpu), found != handler else { return }
         handler = found
         try setBreakpoints(vcpu)
         try FaultingMSRs.enable(vcpu)
@@ -52,25 +62,25 @@ struct CPUIDInterposer: ~Copyable {
     mutating func debugExit(_ vcpu: borrowing VCPU) throws(KVMError) {
         if stepping {
             stepping = false
-            try setBreakpoints(vcpu)
-            return
+            return try setBreakpoints(vcpu)
         }
         let debug = vcpu.runPage.pointee.debug.arch
+        let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
         if debug.pc == handler {
-            try answerFault(vcpu)
-        } else if plan.sites.contains(debug.pc) {
-            try answerSite(vcpu, at: debug.pc)
-            try armIfPossible(vcpu)
+            try answerFault(vcpu, linear)
+        } else if sites.contains(debug.pc) {
+            try answerSite(vcpu, linear, at: debug.pc)
         } else {
             try vcpu.reinjectDebugException(dr6: debug.dr6, breakpoints: breakpoints)
         }
     }
 
-    /// RDMSR and WRMSR of what belongs to CPUID faulting, as the guest sees it; nil: #GP.
-    mutating func readMSR(_ index: UInt32) -> UInt64? {
+    /// RDMSR of what belongs to CPUID faulting, as the guest sees it; nil: #GP.
+    func readMSR(_ index: UInt32) -> UInt64? {
         faultingMSRs.read(index)
     }
 
+    /// WRMSR likewise; false: #GP.
     mutating func writeMSR(_ index: UInt32, _ value: UInt64, _ vcpu: borrowing VCPU) throws(KVMError) -> Bool {
         guard faultingMSRs.write(index, value) else { return false }
         // Linux writes 0x140 on each CPU when its IDT is final.
@@ -82,82 +92,122 @@ struct CPUIDInterposer: ~Copyable {
     }
 
     /// A CPUID instruction at a known address, about to run.
-    private mutating func answerSite(_ vcpu: borrowing VCPU, at address: UInt64) throws(KVMError) {
-        let special = try vcpu.specialRegisters()
-        let longMode = special.cs.l == 1
-        let hidden = special.cs.dpl == 3 && faultingMSRs.guestFaulting
-        guard !hidden, let length = linear.cpuidLength(at: address, longMode: longMode, vcpu) else {
+    private mutating func answerSite(
+        _ vcpu: borrowing VCPU, _ linear: LinearMemory, at address: UInt64
+    ) throws(KVMError) {
+        let isUser = linear.special.ss.dpl == 3
+        if isUser, handler != nil {
+            // Faulting covers ring 3, and knows when the guest wants the fault for itself.
+            sites.removeAll { $0 == address }
+            return try setBreakpoints(vcpu)
+        }
+        guard !(isUser && faultingMSRs.guestFaulting), let length = linear.cpuidLength(at: address, vcpu) else {
             return try resume(vcpu)
         }
-        var registers = try vcpu.registers()
-        try answer(&registers, vcpu)
-        registers.rip = longMode ? registers.rip &+ length : UInt64(UInt32(truncatingIfNeeded: registers.rip &+ length))
-        try vcpu.setRegisters(registers)
+        try vcpu.changeRegisters { (registers, vcpu) throws(KVMError) in
+            answered.sites += try answer(&registers, vcpu)
+            let next = registers.rip &+ length
+            registers.rip = linear.special.cs.l == 1 ? next : UInt64(UInt32(truncatingIfNeeded: next))
+        }
     }
 
     /// A #GP, at its handler's first instruction: a CPUID of ring 3, or the guest's own affair.
-    private mutating func answerFault(_ vcpu: borrowing VCPU) throws(KVMError) {
-        var registers = try vcpu.registers()
-        var special = try vcpu.specialRegisters()
+    private mutating func answerFault(_ vcpu: borrowing VCPU, _ linear: LinearMemory) throws(KVMError) {
         guard !faultingMSRs.guestFaulting,
-            let words = linear.readWords(registers.rsp, count: InterruptFrame.words, vcpu),
-            let frame = InterruptFrame(words), frame.errorCode == 0, frame.fromUser,
-            let code = InterruptFrame.segment(frame.cs, special, linear, vcpu),
-            let stack = InterruptFrame.segment(frame.ss, special, linear, vcpu),
-            let length = linear.cpuidLength(at: code.base &+ frame.rip, longMode: code.l == 1, vcpu)
+            let frame = InterruptFrame(at: vcpu.syncRegisters.pointee.regs.rsp, linear, vcpu),
+            frame.fromUser, frame.errorCode == 0,
+            let code = InterruptFrame.segment(frame.cs, linear, vcpu),
+            let stack = InterruptFrame.segment(frame.ss, linear, vcpu),
+            let length = linear.cpuidLength(at: code.base &+ frame.rip, vcpu)
         else { return try resume(vcpu) }
-        try answer(&registers, vcpu)
-        frame.unwind(&registers, &special, code: code, stack: stack, skipping: length)
-        try vcpu.setRegisters(registers)
-        try vcpu.setSpecialRegisters(special)
+        var special = linear.special
+        try vcpu.changeRegisters { (registers, vcpu) throws(KVMError) in
+            answered.faults += try answer(&registers, vcpu)
+            frame.unwind(&registers, &special, code: code, stack: stack, past: length)
+        }
+        vcpu.changeSpecialRegisters(to: special)
     }
 
     /// Writes the answer into RAX to RDX: ours live, any other as KVM itself would have given it.
-    private mutating func answer(_ registers: inout kvm_regs, _ vcpu: borrowing VCPU) throws(KVMError) {
+    ///
+    /// - Returns: how many tally leaves that was.
+    private mutating func answer(_ registers: inout kvm_regs, _ vcpu: borrowing VCPU) throws(KVMError) -> UInt64 {
         let leaf = UInt32(truncatingIfNeeded: registers.rax)
         let subleaf = UInt32(truncatingIfNeeded: registers.rcx)
-        if let query = TallyQuery(leaf: leaf, subleaf: subleaf) {
-            let result = answers.answer(query)
-            answered += 1
+        let query = TallyQuery(leaf: leaf, subleaf: subleaf)
+        let result: CPUIDRegisters
+        if let query {
+            result = answers.answer(query)
             last = result
-            (registers.rax, registers.rbx) = (UInt64(result.eax), UInt64(result.ebx))
-            (registers.rcx, registers.rdx) = (UInt64(result.ecx), UInt64(result.edx))
+            if query == .total(.machine), readings.count < LeafReport.readingLimit, let pair = result.tallyPair {
+                readings.append(pair)
+            }
         } else {
-            // KVM changes some bits of the table as the guest changes CR4 or an MSR, so each answer reads it anew.
-            let result = try vcpu.cpuid().answer(leaf: leaf, subleaf: subleaf)
-            (registers.rax, registers.rbx) = (UInt64(result.eax), UInt64(result.ebx))
-            (registers.rcx, registers.rdx) = (UInt64(result.ecx), UInt64(result.edx))
+            let tsxControl = leaf == 7 ? try? vcpu.msrs([Self.tsxControl]).first : nil
+            let (eax, ebx, ecx, edx) = try currentTable(for: leaf, vcpu)
+                .answer(leaf: leaf, subleaf: subleaf, tsxControl: tsxControl ?? 0)
+            result = CPUIDRegisters(eax: eax, ebx: ebx, ecx: ecx, edx: edx)
         }
+        registers.rax = UInt64(result.eax)
+        registers.rbx = UInt64(result.ebx)
+        registers.rcx = UInt64(result.ecx)
+        registers.rdx = UInt64(result.edx)
+        return query == nil ? 0 : 1
+    }
+
+    /// The vCPU's table, read again for the leaves that KVM changes as the guest runs (kvm_update_cpuid_runtime).
+    private mutating func currentTable(for leaf: UInt32, _ vcpu: borrowing VCPU) throws(KVMError) -> CPUIDTable {
+        if let table, ![1, 7, 0xD].contains(leaf) {
+            return table
+        }
+        let fresh = try vcpu.cpuid()
+        table = fresh
+        return fresh
     }
 
     /// Lets the guest run the instruction at the breakpoint.
     private mutating func resume(_ vcpu: borrowing VCPU) throws(KVMError) {
         if plan.resumeFlagWorks {
-            var registers = try vcpu.registers()
-            registers.rflags |= 0x1_0000
-            try vcpu.setRegisters(registers)
+            try vcpu.changeRegisters { (registers, _) in registers.rflags |= 0x1_0000 }
         } else {
             stepping = true
             try vcpu.setGuestDebug(.singleStep)
         }
     }
 
-    private var breakpoints: kvm_guest_debug { .breakpoints([handler] + plan.sites) }
+    private var breakpoints: kvm_guest_debug { .breakpoints([handler] + sites) }
 
     private func setBreakpoints(_ vcpu: borrowing VCPU) throws(KVMError) {
         try vcpu.setGuestDebug(breakpoints)
     }
 
     /// Where gate 13 of the guest's IDT leads in 64-bit mode; nil when there is no such gate yet (SDM vol. 3A 7.14.1).
-    private func generalProtectionHandler(_ vcpu: borrowing VCPU) throws(KVMError) -> UInt64? {
-        let special = try vcpu.specialRegisters()
-        let longModeActive = special.efer & 0x400 != 0
-        guard longModeActive, special.idt.limit >= 14 * 16 - 1,
-            let gate = linear.readWords(special.idt.base &+ 13 * 16, count: 2, vcpu)
+    private func generalProtectionHandler(_ linear: LinearMemory, _ vcpu: borrowing VCPU) -> UInt64? {
+        let longModeActive = linear.special.efer & 0x400 != 0
+        guard longModeActive, linear.special.idt.limit >= 14 * 16 - 1,
+            let gate = linear.readWords(linear.special.idt.base &+ 13 * 16, count: 2, vcpu)
         else { return nil }
         let present = gate[0] >> 47 & 1 == 1
-        let isGate = gate[0] >> 40 & 0xE == 0xE
-        guard present, isGate else { return nil }
+        let interruptOrTrap = gate[0] >> 40 & 0xE == 0xE
+        guard present, interruptOrTrap else { return nil }
         return gate[0] & 0xFFFF | gate[0] >> 32 & 0xFFFF_0000 | gate[1] << 32
+    }
+}
+
+extension VCPU {
+    /// The run page's copy of the registers, current after each exit when `kvm_valid_regs` asks for it (kvm/api.rst 5).
+    fileprivate var syncRegisters: UnsafeMutablePointer<kvm_sync_regs> { vmtally_sync_regs(runPage) }
+
+    /// Changes the general registers; KVM takes them over when it runs the vCPU again.
+    fileprivate func changeRegisters(
+        _ change: (inout kvm_regs, borrowing VCPU) throws(KVMError) -> Void
+    ) throws(KVMError) {
+        try change(&syncRegisters.pointee.regs, self)
+        runPage.pointee.kvm_dirty_regs |= UInt64(KVM_SYNC_X86_REGS)
+    }
+
+    fileprivate func changeSpecialRegisters(to special: kvm_sregs) {
+        syncRegisters.pointee.sregs = special
+        runPage.pointee.kvm_dirty_regs |= UInt64(KVM_SYNC_X86_SREGS)
     }
 }

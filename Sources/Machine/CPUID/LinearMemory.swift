@@ -1,13 +1,13 @@
 import CLinuxKVM
 import KVM
 
-/// Guest memory as the vCPU's current page tables show it (KVM_TRANSLATE, kvm/api.rst 4.15).
-struct LinearMemory: ~Copyable {
-    private let memory: GuestMemory
-
-    init(_ memory: GuestMemory) {
-        self.memory = memory
-    }
+/// Guest memory as a vCPU's page tables show it.
+///
+/// In 64-bit mode the tables are walked here: KVM_TRANSLATE loads and unloads the vCPU at each call, which costs more
+/// than the exit itself. Permissions do not matter for what is read. Other paging modes ask KVM (kvm/api.rst 4.15).
+struct LinearMemory {
+    let memory: GuestMemory
+    let special: kvm_sregs
 
     /// Reads `count` bytes; nil when a page of them is not mapped to RAM.
     func read(_ address: UInt64, count: Int, _ vcpu: borrowing VCPU) -> [UInt8]? {
@@ -16,9 +16,9 @@ struct LinearMemory: ~Copyable {
         while bytes.count < count {
             let next = address &+ UInt64(bytes.count)
             let inPage = min(count - bytes.count, 4096 - Int(next & 4095))
-            guard let translation = try? vcpu.translate(next), translation.valid != 0,
-                let slice = memory.slice(translation.physical_address, count: inPage)
-            else { return nil }
+            guard let physical = translate(next, vcpu), let slice = memory.slice(physical, count: inPage) else {
+                return nil
+            }
             bytes.append(contentsOf: slice)
         }
         return bytes
@@ -31,16 +31,46 @@ struct LinearMemory: ~Copyable {
         }
     }
 
+    /// Guest physical address of a linear one; nil when it is not mapped.
+    func translate(_ address: UInt64, _ vcpu: borrowing VCPU) -> UInt64? {
+        let longModeActive: UInt64 = 0x400
+        guard special.efer & longModeActive != 0 else {
+            guard let translation = try? vcpu.translate(address), translation.valid != 0 else { return nil }
+            return translation.physical_address
+        }
+        return walk(address)
+    }
+
+    /// 4- or 5-level paging (SDM vol. 3A 5.5).
+    private func walk(_ address: UInt64) -> UInt64? {
+        let addressBits: UInt64 = 0x000F_FFFF_FFFF_F000
+        let fiveLevels = special.cr4 & 1 << 12 != 0
+        var table = special.cr3 & addressBits
+        for shift in stride(from: UInt64(fiveLevels ? 48 : 39), through: 12, by: -9) {
+            guard let entry = memory.load(UInt64.self, at: table + (address >> shift & 0x1FF) * 8), entry & 1 == 1
+            else {
+                return nil
+            }
+            let isPage = shift == 12 || (entry & 0x80 != 0 && shift <= 30)
+            if isPage {
+                let offset = (1 << shift) - 1 as UInt64
+                return entry & addressBits & ~offset | address & offset
+            }
+            table = entry & addressBits
+        }
+        return nil
+    }
+
     /// Length of the CPUID instruction at an address, its prefixes included; nil if there is none.
     ///
     /// Prefixes other than LOCK mean nothing to CPUID (SDM vol. 2A 2.1.1); 15 bytes are the longest instruction.
-    func cpuidLength(at address: UInt64, longMode: Bool, _ vcpu: borrowing VCPU) -> UInt64? {
+    func cpuidLength(at address: UInt64, _ vcpu: borrowing VCPU) -> UInt64? {
         for length in 2...15 {
             guard let bytes = read(address, count: length, vcpu) else { return nil }
             switch (bytes[length - 2], bytes[length - 1]) {
             case (0x0F, 0xA2): return UInt64(length)
             case (0x26, _), (0x2E, _), (0x36, _), (0x3E, _), (0x64...0x67, _), (0xF2, _), (0xF3, _): continue
-            case (0x40...0x4F, 0x0F) where longMode: continue
+            case (0x40...0x4F, 0x0F): continue
             default: return nil
             }
         }

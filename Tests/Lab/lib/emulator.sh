@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+# The emulators. Each takes the folder of this run, which holds vmlinuz,
+# initrd (base and ours), and gets console, output and archive: the bytes of the
+# three serial ports. It replaces the calling process by the emulator.
+
+# Every emulator dies with the runner, even if that is killed outright.
+readonly TIED=(setpriv --pdeathsig KILL)
+
+# emulate GROUND FOLDER KERNEL-ARGUMENTS MEMORY CPUS ICOUNT
+emulate() {
+    case $1 in
+    svm) emulate_qemu "${@:2}" ;;
+    vmx) emulate_bochs corei7_skylake_x "${@:2}" ;;
+    svm-b) emulate_bochs zambezi "${@:2}" ;;
+    esac
+}
+
+emulate_qemu() {
+    local folder=$1 arguments=$2 memory=$3 cpus=$4 icount=$5
+    local command=(
+        qemu-system-x86_64 -accel tcg -cpu max -m "$memory" -smp "$cpus"
+        -display none -monitor none -nodefaults -no-user-config -no-reboot
+        -serial "file:$folder/console" -serial "file:$folder/output"
+        -serial null -serial "file:$folder/archive"
+        -kernel "$folder/vmlinuz" -initrd "$folder/initrd" -append "$arguments"
+    )
+    [[ -z $icount ]] || command+=(-icount "shift=$icount")
+    exec "${TIED[@]}" "${command[@]}"
+}
+
+emulate_bochs() {
+    local model=$1 folder=$2 arguments=$3 memory=$4
+    cat >"$folder/isolinux.cfg" <<CONFIGURATION
+default host
+prompt 0
+label host
+ kernel /vmlinuz
+ append initrd=/initrd $arguments
+CONFIGURATION
+    cp /usr/lib/ISOLINUX/isolinux.bin "$folder/" # genisoimage writes into it
+    genisoimage -quiet -o "$folder/disc.iso" -b isolinux/isolinux.bin -c isolinux/boot.cat \
+        -no-emul-boot -boot-load-size 4 -boot-info-table -graft-points \
+        isolinux/isolinux.bin="$folder/isolinux.bin" isolinux/isolinux.cfg="$folder/isolinux.cfg" \
+        isolinux/ldlinux.c32=/usr/lib/syslinux/modules/bios/ldlinux.c32 \
+        vmlinuz="$(readlink -f "$folder/vmlinuz")" initrd="$folder/initrd"
+    cat >"$folder/bochsrc" <<CONFIGURATION
+display_library: term
+megs: $memory
+cpu: model=$model, count=1, ips=50000000, reset_on_triple_fault=0
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=cdrom, path=$folder/disc.iso, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev=$folder/console
+com2: enabled=1, mode=file, dev=$folder/output
+com4: enabled=1, mode=file, dev=$folder/archive
+clock: sync=none, time0=local
+log: $folder/bochs.log
+panic: action=fatal
+error: action=report
+info: action=report
+CONFIGURATION
+    # Debian's Bochs starts in its debugger ("c" goes on) and wants a terminal.
+    echo c >"$folder/debugger"
+    TERM=xterm exec "${TIED[@]}" script -qec \
+        "exec setpriv --pdeathsig KILL bochs -q -f '$folder/bochsrc' -rc '$folder/debugger'" /dev/null
+}
