@@ -8,6 +8,8 @@ struct RareExits: ~Copyable {
     let index: Int
     let memory: GuestMemory
     var interposer: CPUIDInterposer
+    /// KVM_EXIT_SHUTDOWN is the guest's way to reset.
+    let tripleFaultResets: Bool
 
     /// KVM_RUN returned an error. False when the vCPU is not to run again.
     @inline(never)
@@ -43,6 +45,9 @@ struct RareExits: ~Copyable {
         case KVM_EXIT_HLT:
             // No device of ours interrupts: whatever IF says, nothing wakes this vCPU.
             control.halted()
+            return false
+        case KVM_EXIT_SHUTDOWN where tripleFaultResets:
+            control.finish(.reset)
             return false
         case KVM_EXIT_SYSTEM_EVENT:
             control.finish(.systemEvent(type: page.pointee.system_event.type))

@@ -33,12 +33,13 @@ struct VCPULoop: ~Copyable {
         guard result == 0 else { return rare.interrupted(result, vcpu, control) }
         switch Int32(truncatingIfNeeded: page.pointee.exit_reason) {
         case KVM_EXIT_IO:
-            guard let status = platform.portAccess(page) else { return true }
-            control.finish(.exited(status: status))
+            guard let request = platform.portAccess(page) else { return true }
+            control.finish(request.end)
             return false
         case KVM_EXIT_MMIO:
-            platform.memoryAccess(page)
-            return true
+            guard let request = platform.memoryAccess(page) else { return true }
+            control.finish(request.end)
+            return false
         default:
             return rare.handle(vcpu, control)
         }
