@@ -253,7 +253,7 @@ enum AML {
     /// IRQNoFlags(){irq}: edge, active high.
     static func irq(_ irq: UInt8) -> [UInt8] {
         var bytes: [UInt8] = [0x22]
-        bytes.add(1 << UInt16(irq))
+        bytes.add(UInt16(1) << UInt16(irq))
         return bytes
     }
 
