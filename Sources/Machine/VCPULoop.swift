@@ -37,8 +37,8 @@ struct VCPULoop: ~Copyable {
             let slot = account.begin(reason)
             switch Int32(truncatingIfNeeded: reason) {
             case KVM_EXIT_IO where platform.portAccess(page): break
-            case KVM_EXIT_MMIO: platform.memoryAccess(page)
-            default: goesOn = rare.handle(result, vcpu, control)
+            case KVM_EXIT_MMIO where platform.memoryAccess(page): break
+            default: goesOn = rare.handle(result, vcpu, platform, control)
             }
             account.end(slot, cycles: account.clock() &- returned)
         }

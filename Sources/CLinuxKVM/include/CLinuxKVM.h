@@ -172,6 +172,12 @@ VMTALLY_INLINE void vmtally_answer_mmio(struct kvm_run *run, uint64_t value)
 	__builtin_memcpy(run->mmio.data, &value, sizeof(value));
 }
 
+/* Data of KVM_EXIT_MMIO, 8 bytes. */
+VMTALLY_INLINE uint8_t *vmtally_mmio_data(struct kvm_run *run)
+{
+	return run->mmio.data;
+}
+
 /* Answers KVM_EXIT_X86_RDMSR and KVM_EXIT_X86_WRMSR; a non-zero error raises #GP in the guest. */
 VMTALLY_INLINE void vmtally_answer_msr(struct kvm_run *run, uint64_t value, uint8_t error)
 {

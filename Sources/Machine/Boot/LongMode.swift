@@ -83,6 +83,15 @@ struct LongMode {
         registers.cr4 = 0x20  // PAE
         registers.efer = 0x500  // LMA, LME
     }
+
+    /// 32-bit protected mode without paging; the caller sets segments and GDT.
+    static func enterProtectedMode(_ registers: inout kvm_sregs) {
+        LongMode(base: 0).enter(&registers)
+        registers.cr3 = 0
+        registers.cr0 = 0x33  // NE, ET, MP, PE
+        registers.cr4 = 0
+        registers.efer = 0
+    }
 }
 
 extension kvm_segment {
