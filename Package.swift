@@ -15,8 +15,15 @@ let package = Package(
         .target(name: "CLinuxKVM"),
         .target(name: "KVM", dependencies: ["CLinuxKVM"]),
         .target(name: "ExitStats"),
+        .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
+        .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
+        .executableTarget(
+            name: "vmtally-fidelity",
+            dependencies: ["KVM", "ExitStats", "Machine", "Reports", "ProbeImage", "TestGuests"],
+            path: "Tests/Fidelity"
+        ),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
         .target(name: "Reports", dependencies: ["KVM", "ExitStats", "Machine"]),
         .executableTarget(
@@ -30,7 +37,7 @@ let package = Package(
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
         .testTarget(name: "ReportsTests", dependencies: ["Reports", "KVM", "ExitStats"]),
-        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
     ],
     swiftLanguageModes: [.v6]
 )

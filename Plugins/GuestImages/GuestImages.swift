@@ -3,12 +3,14 @@ import PackagePlugin
 
 /// Builds the bare-metal guests of guest-probe and turns each into a Swift source of the target that uses the plugin.
 ///
-/// Every folder of guest-probe that holds a `Guest.swift` is a guest. How one is made is guest-probe/build's business;
-/// the plugin says what it is made of, so that it is made anew when one of these files changes.
+/// Every folder NAME of guest-probe that holds a `Guest.swift` is a guest; a target gets those whose `GuestImageNAME`
+/// its sources mention. How one is made is guest-probe/build's business; the plugin says what it is made of, so that it
+/// is made anew when one of these files changes.
 @main
 struct GuestImages: BuildToolPlugin {
     func createBuildCommands(context: PluginContext, target: any Target) throws -> [Command] {
         let package = context.package.directoryURL
+        let sources = try files(in: target.directoryURL).map { try String(contentsOf: $0, encoding: .utf8) }.joined()
         let guests = package.appending(path: "guest-probe")
         let script = guests.appending(path: "build")
         let shared =
@@ -21,6 +23,7 @@ struct GuestImages: BuildToolPlugin {
 
         return try FileManager.default.contentsOfDirectory(at: guests, includingPropertiesForKeys: nil)
             .filter { FileManager.default.fileExists(atPath: $0.appending(path: "Guest.swift").path) }
+            .filter { sources.contains("GuestImage\($0.lastPathComponent)") }
             .sorted { $0.path < $1.path }
             .map { folder in
                 let name = folder.lastPathComponent

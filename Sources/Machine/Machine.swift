@@ -140,7 +140,8 @@ public final class Machine {
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
-                last: vcpus.compactMap { $0.loop.rare.interposer.last }.last))
+                last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
+                readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {

@@ -40,6 +40,11 @@ public struct LeafReport: Equatable, Sendable {
     public let answered: Answered
     /// The last of those answers.
     public let last: CPUIDRegisters?
+    /// The host's tally at each live query of the VM's total: what the guest was told. The first ``readingLimit`` a vCPU.
+    public let readings: [TallyPair]
+
+    /// Enough for a demonstration; a guest that asks all day costs no memory.
+    static let readingLimit = 256
 }
 
 /// KVM's binary statistics by name, summed over VM and vCPUs (kvm/api.rst 4.133).

@@ -1,5 +1,4 @@
 import ArgumentParser
-import ExitStats
 import Glibc
 import KVM
 import Machine
@@ -9,7 +8,11 @@ import Reports
 struct DemoCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "demo",
-        abstract: "Run the built-in guest and show the tally from both sides."
+        abstract: "Run the built-in guest and show its tally from both sides.",
+        discussion: """
+            The guest reads CPUID leaf 0x4FFFFFFF in ring 0 and ring 3, makes known numbers of exits and checks the \
+            differences. Without /dev/kvm the same demo runs in an emulated host, where the lab is at hand.
+            """
     )
 
     @Option(help: "Number of vCPUs.")
@@ -18,7 +21,19 @@ struct DemoCommand: ParsableCommand {
     @Option(help: "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host or off.")
     var liveCpuid = LiveCPUIDMode.auto
 
+    @Flag(help: "Also show what the guest wrote to its serial port.")
+    var serial = false
+
+    @Flag(help: "Print the run as JSON (schema vmtally.run/1) and nothing else.")
+    var json = false
+
     func run() throws {
+        do throws(KVMError) {
+            _ = try System()
+        } catch {
+            warn("vmtally: \(error)")
+            try EmulatedHost.runAgain()
+        }
         var configuration = MachineConfiguration()
         configuration.cpus = cpus
         configuration.liveCPUID = liveCpuid
@@ -27,12 +42,29 @@ struct DemoCommand: ParsableCommand {
         configuration.endingSignals = [SIGINT, SIGTERM]
         let machine = try Machine(configuration, elf: ProbeImage.elf)
         let result = try machine.run()
-        let serial = String(decoding: machine.output.captured, as: UTF8.self)
-        print(serial)
-        print(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
         if case .failed(let failure) = result.end {
             throw Failure("\(failure)")
         }
-        print(result.end)
+        let host = HostIdentity(tscKHz: machine.tscKHz)
+        guard let probe = ProbeReport(serial: machine.output.captured) else {
+            throw Failure("the guest ended (\(result.end.reason)) without its report")
+        }
+        let report = DemoReport(result, probe: probe)
+        if json {
+            print(try RunDocument(result, host: host, configuration: configuration, version: VMTally.version).json())
+        } else {
+            if serial {
+                print(String(decoding: machine.output.captured, as: UTF8.self))
+            }
+            print("host: \(host.cpu), Linux \(host.kernel), \(host.backend)")
+            print("live CPUID: \(machine.plan.name)" + (machine.plan.shortfall.map { " (\($0))" } ?? ""))
+            print("")
+            print(report.lines().joined(separator: "\n"))
+            print("")
+            print(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
+        }
+        guard report.isRight else {
+            throw Failure("the two views of the tally differ: please report this with the output of vmtally host")
+        }
     }
 }

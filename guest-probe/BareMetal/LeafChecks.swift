@@ -61,7 +61,7 @@ struct LeafChecks {
             checks.add(
                 "vcpu-scope", ring: tally.ring, expected: 1, got: vcpu.count &- machine.count, rule: exactness)
         } else {
-            checks.add("vcpu-scope", ring: tally.ring, expected: machine.count, got: vcpu.count, rule: .atMost)
+            checks.add("vcpu-scope", ring: tally.ring, expected: machine.count &+ 1, got: vcpu.count, rule: .atMost)
         }
         checks.add("undefined-scope", ring: tally.ring, expected: 0xFFFF_FFFF, got: mark(tally.ask(TallyLeaf.total, 2)))
     }

@@ -74,8 +74,7 @@ struct Report {
         writeRing(user, to: &serial)
         serial.put(#"],"checks":["#)
         for index in 0..<checks.count {
-            if index > 0 { serial.put(",") }
-            writeCheck(checks[index], to: &serial)
+            writeCheck(checks[index], isFirst: index == 0, to: &serial)
         }
         serial.put(#"],"last":{"ring":"#)
         serial.put(lastRing.rawValue)
@@ -94,14 +93,11 @@ struct Report {
         let features = leaf.tally.features
         serial.put(#"{"ring":"#)
         serial.put(leaf.tally.ring.rawValue)
-        serial.put(#","signature":"#)
-        serial.put(leaf.tally.hasSignature)
-        serial.put(#","live":"#)
-        serial.put(leaf.tally.isLive)
         guard leaf.tally.hasSignature else {
-            serial.put("}")
+            serial.put(#","signature":false,"live":false}"#)
             return
         }
+        serial.put(leaf.tally.isLive ? #","signature":true,"live":true"# : #","signature":true,"live":false"#)
         serial.put(#","version":"#)
         serial.put(UInt64(features.version))
         serial.put(#","features":"#)
@@ -125,17 +121,15 @@ struct Report {
         serial.put("}")
     }
 
-    private func writeCheck(_ check: Check, to serial: inout Serial) {
-        serial.put(#"{"name":""#)
+    private func writeCheck(_ check: Check, isFirst: Bool, to serial: inout Serial) {
+        serial.put(isFirst ? #"{"name":""# : #",{"name":""#)
         if let ring = check.ring { serial.put(ring == .kernel ? "r0." : "r3.") }
         serial.put(check.name)
         serial.put(#"","expected":"#)
         serial.put(check.expected)
         serial.put(#","got":"#)
         serial.put(check.got)
-        serial.put(#","ok":"#)
-        serial.put(check.isOK)
-        serial.put("}")
+        serial.put(check.isOK ? #","ok":true}"# : #","ok":false}"#)
     }
 }
 

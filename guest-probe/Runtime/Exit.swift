@@ -22,5 +22,6 @@ func guestException(_ vector: UInt32, _ error: UInt64, _ address: UInt64) -> Nev
     serial.put(", RIP ")
     serial.put(hexadecimal: address)
     serial.put("\n")
+    serial.flush()
     exitRun(3)
 }

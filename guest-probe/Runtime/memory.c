@@ -1,7 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The four functions that a compiler may call in any freestanding program (C11 4, paragraph 6). Short, not fast. */
-#include <stddef.h>
+#include "GuestCPU.h"
 
+static struct guest_mailbox mailboxes[GUEST_MAX_VCPUS];
+static unsigned char text_buffer[GUEST_TEXT_BUFFER_SIZE];
+
+unsigned char *guest_text_buffer(void)
+{
+	return text_buffer;
+}
+
+struct guest_mailbox *guest_mailbox(uint32_t vcpu)
+{
+	return &mailboxes[vcpu % GUEST_MAX_VCPUS];
+}
+
+/* The four functions that a compiler may call in any freestanding program. Short, not fast. */
 void *memcpy(void *restrict to, const void *restrict from, size_t count)
 {
 	unsigned char *t = to;

@@ -25,7 +25,7 @@
         .set    MSR_MISC_FEATURES_ENABLES, 0x140
 
         .section .text.start, "ax"
-        .globl  _start
+        .globl  _start, gdt_pointer
 _start:
         cld
         test    %esi, %esi

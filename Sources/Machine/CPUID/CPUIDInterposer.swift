@@ -11,6 +11,8 @@ struct CPUIDInterposer: ~Copyable {
     private(set) var answered = LeafReport.Answered()
     /// The last such answer.
     private(set) var last: CPUIDRegisters?
+    /// The machine's totals as the guest was told them, the first ``LeafReport/readingLimit``.
+    private(set) var readings: [TallyPair] = []
 
     /// MSR_IA32_TSX_CTRL, which hides two bits of leaf 7.
     private static let tsxControl: UInt32 = 0x122
@@ -137,6 +139,9 @@ struct CPUIDInterposer: ~Copyable {
         if let query {
             result = answers.answer(query)
             last = result
+            if query == .total(.machine), readings.count < LeafReport.readingLimit, let pair = result.tallyPair {
+                readings.append(pair)
+            }
         } else {
             let tsxControl = leaf == 7 ? try? vcpu.msrs([Self.tsxControl]).first : nil
             let (eax, ebx, ecx, edx) = try currentTable(for: leaf, vcpu)

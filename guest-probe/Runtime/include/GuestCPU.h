@@ -47,6 +47,14 @@ struct guest_mailbox {
 
 struct guest_mailbox *guest_mailbox(uint32_t vcpu);
 
+/* CPUID in ring 0 by an instruction that no VMM is told of. */
+GUEST_INLINE void guest_cpuid_inline(uint32_t leaf, uint32_t subleaf, struct guest_registers *result)
+{
+	__asm__ volatile("cpuid"
+			 : "=a"(result->eax), "=b"(result->ebx), "=c"(result->ecx), "=d"(result->edx)
+			 : "a"(leaf), "c"(subleaf));
+}
+
 GUEST_INLINE void guest_out8(uint16_t port, uint8_t value)
 {
 	__asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory");
@@ -96,6 +104,16 @@ GUEST_INLINE void guest_rep_in8(uint16_t port, void *bytes, size_t count)
 {
 	__asm__ volatile("rep insb" : "+D"(bytes), "+c"(count) : "d"(port) : "memory");
 }
+
+/* memcpy by REP MOVSB: two instructions' work for an instruction emulator, whatever the count. */
+GUEST_INLINE void guest_copy(void *to, const void *from, size_t count)
+{
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+}
+
+/* Where text waits until it is sent; one for all. */
+#define GUEST_TEXT_BUFFER_SIZE 8192
+unsigned char *guest_text_buffer(void);
 
 /* Device memory: one MOV of exactly that width each. */
 GUEST_INLINE void guest_mmio_write8(uint64_t address, uint8_t value)

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vmtally.h - read the VM exits of this virtual machine from inside it, by CPUID.
+ *
+ * For kernels, boot loaders and programs of any ring on x86-64 and i386. C99 or later, C++11 or later; GCC or Clang.
+ * Nothing but this file is needed: no libc, no headers, no floating point, no globals. All times are TSC cycles, all
+ * counts are VM exits, both of 64 bits.
+ *
+ *	if (vmtally_available()) {
+ *		struct vmtally_pair before = vmtally_total(VMTALLY_THIS_VM);
+ *		work();
+ *		struct vmtally_pair after = vmtally_total(VMTALLY_THIS_VM);
+ *		// after.count - before.count - VMTALLY_READ_EXITS exits were work()'s
+ *	}
+ *
+ * What a reading tells:
+ * - The exit that carries a query is in the count it gets, not in the cycles: they are added when the exit has ended.
+ *   So two live readings one after the other always differ, by VMTALLY_READ_EXITS in a userspace VMM's count.
+ * - The sums never go backwards between two readings by one vCPU.
+ * - Without VMTALLY_LIVE the answers are a snapshot from before the vCPU first ran, and do not change.
+ * - Without the signature the other leaves mean nothing: some processors answer them with another leaf's data. Always
+ *   ask vmtally_available() first, in the ring that will read: a VMM may answer one ring and not the other.
+ */
+#ifndef VMTALLY_H
+#define VMTALLY_H
+
+#if !defined(__x86_64__) && !defined(__i386__)
+#error "vmtally.h reads CPUID: x86 only"
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Leaves (EAX) ------------------------------------------------------------------------------------------------ */
+
+/* All exits. ECX: VMTALLY_THIS_VM or VMTALLY_THIS_VCPU. EDX:EAX = exits, EBX:ECX = cycles. */
+#define VMTALLY_LEAF_TOTAL        0x4FFFFFFFu
+/* Exits of one reason. ECX: reason code. EDX:EAX = exits. */
+#define VMTALLY_LEAF_REASON_COUNT 0x4FFFFFFEu
+/* Exits of one reason with their cycles. ECX: reason code. EDX:EAX = exits, EBX:ECX = cycles. */
+#define VMTALLY_LEAF_REASON       0x4FFFFFFDu
+/* EAX = VMTALLY_LEAF_TOTAL; EBX, ECX, EDX = "VMTallyExits". */
+#define VMTALLY_LEAF_SIGNATURE    0x4FFFFF00u
+/* EAX = ABI version; EBX = feature bits; ECX = TSC frequency; EDX = reason vocabulary. */
+#define VMTALLY_LEAF_FEATURES     0x4FFFFF01u
+
+/* "VMTallyExits" in EBX, ECX, EDX. */
+#define VMTALLY_SIGNATURE_EBX 0x61544D56u
+#define VMTALLY_SIGNATURE_ECX 0x45796C6Cu
+#define VMTALLY_SIGNATURE_EDX 0x73746978u
+
+/* The version of the ABI that this header describes. */
+#define VMTALLY_ABI_VERSION 1u
+
+/* EDX of the answer to a reason or scope that is not defined; EAX, EBX and ECX are zero then. */
+#define VMTALLY_UNDEFINED 0xFFFFFFFFu
+
+/* Exits that one live reading makes, in a userspace VMM's count (VMTALLY_VOCABULARY_KVM). */
+#define VMTALLY_READ_EXITS 1u
+
+/* Whose exits: ECX of VMTALLY_LEAF_TOTAL. */
+enum vmtally_scope {
+	VMTALLY_THIS_VM = 0,
+	VMTALLY_THIS_VCPU = 1           /* needs VMTALLY_PER_VCPU */
+};
+
+/* Feature bits: EBX of VMTALLY_LEAF_FEATURES. */
+enum vmtally_feature {
+	VMTALLY_LIVE = 1 << 0,          /* readings are of now; clear: a snapshot from before the vCPU first ran */
+	VMTALLY_PER_REASON = 1 << 1,    /* VMTALLY_LEAF_REASON and VMTALLY_LEAF_REASON_COUNT are answered */
+	VMTALLY_PER_VCPU = 1 << 2       /* VMTALLY_THIS_VCPU is answered */
+};
+
+/* What reason codes mean: EDX of VMTALLY_LEAF_FEATURES. */
+enum vmtally_vocabulary {
+	VMTALLY_VOCABULARY_KVM = 0,     /* KVM_EXIT_* of linux/kvm.h: exits to the userspace VMM */
+	VMTALLY_VOCABULARY_VMX = 1,     /* basic exit reasons (Intel SDM vol. 3D, appendix C): VM exits */
+	VMTALLY_VOCABULARY_SVM = 2      /* exit codes (AMD APM vol. 2, appendix C): VM exits */
+};
+
+/* ---- Types ------------------------------------------------------------------------------------------------------- */
+
+typedef unsigned long long vmtally_u64;
+
+/* What CPUID wrote. */
+struct vmtally_registers {
+	unsigned int eax, ebx, ecx, edx;
+};
+
+/* Exits, and the cycles spent on those that have ended. */
+struct vmtally_pair {
+	vmtally_u64 count;              /* VM exits */
+	vmtally_u64 cycles;             /* TSC cycles */
+};
+
+struct vmtally_features {
+	unsigned int version;           /* of the ABI: VMTALLY_ABI_VERSION */
+	unsigned int flags;             /* enum vmtally_feature, or-ed */
+	unsigned int tsc_khz;           /* TSC cycles a millisecond; 0: unknown */
+	unsigned int vocabulary;        /* enum vmtally_vocabulary, or a later version's */
+};
+
+/* ---- Decoding: no CPUID here ------------------------------------------------------------------------------------- */
+
+/* Nonzero when these are the answer to VMTALLY_LEAF_SIGNATURE. */
+static inline int vmtally_is_signature(struct vmtally_registers r)
+{
+	return r.eax == VMTALLY_LEAF_TOTAL && r.ebx == VMTALLY_SIGNATURE_EBX && r.ecx == VMTALLY_SIGNATURE_ECX &&
+	       r.edx == VMTALLY_SIGNATURE_EDX;
+}
+
+/* Nonzero when these are the answer to a reason or scope that is not defined. */
+static inline int vmtally_is_undefined(struct vmtally_registers r)
+{
+	return r.eax == 0 && r.ebx == 0 && r.ecx == 0 && r.edx == VMTALLY_UNDEFINED;
+}
+
+/* The answer to VMTALLY_LEAF_TOTAL or VMTALLY_LEAF_REASON; zeros for one that is not defined. */
+static inline struct vmtally_pair vmtally_decode_pair(struct vmtally_registers r)
+{
+	struct vmtally_pair pair = { 0, 0 };
+
+	if (!vmtally_is_undefined(r)) {
+		pair.count = (vmtally_u64)r.edx << 32 | r.eax;
+		pair.cycles = (vmtally_u64)r.ebx << 32 | r.ecx;
+	}
+	return pair;
+}
+
+/* The answer to VMTALLY_LEAF_REASON_COUNT; zero for a reason that is not defined. */
+static inline vmtally_u64 vmtally_decode_count(struct vmtally_registers r)
+{
+	return vmtally_is_undefined(r) ? 0 : (vmtally_u64)r.edx << 32 | r.eax;
+}
+
+/* The answer to VMTALLY_LEAF_FEATURES. */
+static inline struct vmtally_features vmtally_decode_features(struct vmtally_registers r)
+{
+	struct vmtally_features features;
+
+	features.version = r.eax;
+	features.flags = r.ebx;
+	features.tsc_khz = r.ecx;
+	features.vocabulary = r.edx;
+	return features;
+}
+
+/* ---- Reading: one CPUID each, which is an exit when the answers are live ------------------------------------------ */
+
+static inline struct vmtally_registers vmtally_cpuid(unsigned int leaf, unsigned int subleaf)
+{
+	struct vmtally_registers r;
+
+	/* Volatile: what CPUID says changes from one time to the next. */
+	__asm__ volatile("cpuid"
+			 : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
+			 : "0"(leaf), "2"(subleaf)
+			 : "memory");
+	return r;
+}
+
+/* Nonzero when the tally can be read in this ring. */
+static inline int vmtally_available(void)
+{
+	return vmtally_is_signature(vmtally_cpuid(VMTALLY_LEAF_SIGNATURE, 0));
+}
+
+static inline struct vmtally_features vmtally_read_features(void)
+{
+	return vmtally_decode_features(vmtally_cpuid(VMTALLY_LEAF_FEATURES, 0));
+}
+
+/* All exits of the VM or of the vCPU that asks. */
+static inline struct vmtally_pair vmtally_total(enum vmtally_scope scope)
+{
+	return vmtally_decode_pair(vmtally_cpuid(VMTALLY_LEAF_TOTAL, (unsigned int)scope));
+}
+
+/*
+ * Exits of one reason of the VM's vocabulary, and their cycles: a pair that belongs together. Returns nonzero, or zero
+ * for a reason that the vocabulary does not define.
+ */
+static inline int vmtally_reason(unsigned int code, struct vmtally_pair *pair)
+{
+	struct vmtally_registers r = vmtally_cpuid(VMTALLY_LEAF_REASON, code);
+
+	*pair = vmtally_decode_pair(r);
+	return !vmtally_is_undefined(r);
+}
+
+/* Exits of one reason alone; zero as well for a reason that the vocabulary does not define. */
+static inline vmtally_u64 vmtally_reason_count(unsigned int code)
+{
+	return vmtally_decode_count(vmtally_cpuid(VMTALLY_LEAF_REASON_COUNT, code));
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
