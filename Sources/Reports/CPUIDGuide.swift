@@ -15,8 +15,8 @@ public struct CPUIDBitGuide: Equatable, Sendable {
         self.cost = cost
     }
 
-    /// EAX of leaf 0x40000001: KVM_FEATURE_* (kvm/x86/cpuid.rst; arch/x86/include/uapi/asm/kvm_para.h), all there are
-    /// in Linux 7.0.
+    /// EAX of leaf 0x40000001: KVM_FEATURE_* (kvm/x86/cpuid.rst; arch/x86/include/uapi/asm/kvm_para.h). The other
+    /// bits are reserved.
     public static let kvmFeatures: [CPUIDBitGuide] = [
         .init(
             0, "KVM_FEATURE_CLOCKSOURCE", "kvmclock through MSRs 0x11 and 0x12",
