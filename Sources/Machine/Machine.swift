@@ -98,7 +98,7 @@ public final class Machine {
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
     }
 
-    /// Creates the VM and loads a section 6 guest.
+    /// Creates the VM and loads a bare-metal guest.
     public convenience init(
         _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil
     ) throws(MachineError) {

@@ -111,7 +111,7 @@ build_tables:
 
         /*
          * The VMM's identity map need not be open to ring 3: set the U/S bit on the path to the ring-3 page. The walk
-         * ends at the first entry that maps a page (PS, bit 7), a 2 MiB one as section 6 of the design has it.
+         * ends at the first entry that maps a page (PS, bit 7), a 2 MiB one as docs/guests.md has it.
          */
         leaq    user_page(%rip), %rsi
         movq    %cr3, %rdi

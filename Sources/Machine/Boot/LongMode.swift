@@ -1,6 +1,6 @@
 import CLinuxKVM
 
-/// 64-bit mode with flat segments and the first 4 GiB identity-mapped, as a section 6 guest finds it.
+/// 64-bit mode with flat segments and the first 4 GiB identity-mapped, as a bare-metal guest finds it.
 ///
 /// The structures take 32 KiB: PML4, PDPT and four page directories, then GDT and boot-info page.
 struct LongMode {

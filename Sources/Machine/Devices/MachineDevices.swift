@@ -10,7 +10,7 @@ struct MachineDevices {
     let platform: Platform
     let uart: UART16550
 
-    /// The least that a section 6 guest finds: a UART for polling and the exit port.
+    /// The least that a bare-metal guest finds: a UART for polling and the exit port.
     init(bareMetal output: SerialOutput) {
         uart = UART16550(output: output)
         platform = Platform(ports: [

@@ -9,7 +9,7 @@
 
 #define GUEST_INLINE static inline __attribute__((always_inline))
 
-/* What RDI points to at entry (DESIGN.md, section 6). */
+/* What RDI points to at entry (docs/guests.md). */
 struct guest_boot_info {
 	uint64_t magic;         /* GUEST_BOOT_MAGIC */
 	uint64_t memory_bytes;
