@@ -66,12 +66,12 @@ public final class Machine {
             plan = .snapshot
         } else {
             let found = if let support { support } else { try BreakpointSupport.probe(system) }
-            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, support: found)
+            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, support: found)
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, fault: plan.fault, pit: guest.isPC)
+        try Self.prepare(vm.machine, configuration, memory, fault: plan.usesHandler, pit: guest.isPC)
         output = SerialOutput(configuration.serial)
-        let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
+        let control = try RunControl(cpus: cpus, waitingForHandler: plan.usesHandler ? cpus : 0)
         let devices =
             guest.isPC
             ? MachineDevices(pc: output, memory: memory, vm: vm) : MachineDevices(bareMetal: output)
