@@ -35,11 +35,20 @@ public struct RunTable: Sendable {
             return ["kernel: no binary statistics (Linux 5.14 has them)"]
         }
         let inside = exits >= userspace ? "\(grouped(exits - userspace)) of them handled inside KVM" : "fewer than ours"
-        let others = result.kernel.values.filter { $0.key.hasSuffix("_exits") && $0.value > 0 }
+        let counters = result.kernel.values.filter { $0.value > 0 && $0.key != "exits" }
             .sorted { $0.key < $1.key }.map { "\($0.key) \(grouped($0.value))" }
-        return [
-            "VM exits by the kernel's count: " + ([grouped(exits) + ", " + inside] + others).joined(separator: "; ")
-        ]
+        return ["VM exits by the kernel's count: \(grouped(exits)), \(inside)"] + Self.wrapped(counters, width: 110)
+    }
+
+    /// Items in indented lines; none is broken.
+    private static func wrapped(_ items: [String], width: Int) -> [String] {
+        items.reduce(into: []) { lines, item in
+            if let line = lines.last, line.count + item.count + 3 <= width {
+                lines[lines.count - 1] = "\(line);  \(item)"
+            } else {
+                lines.append("  \(item)")
+            }
+        }
     }
 
     private var summary: String {
