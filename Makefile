@@ -5,7 +5,7 @@ SWIFT ?= swift
 # Static: the binaries run in a bare initramfs, and start five times as fast.
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable
 
-.PHONY: demo build test lint bench-loop clean
+.PHONY: guest demo build test lint bench-loop clean
 
 demo: build
 	build/vmtally demo
@@ -19,6 +19,10 @@ build:
 test: build
 	@scripts/require test
 	$(SWIFT) test
+
+# A Debian kernel and an initramfs to run with `vmtally run --kernel build/guest/vmlinuz --initrd build/guest/initrd`.
+guest: build
+	scripts/guest
 
 lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe
