@@ -15,6 +15,8 @@ public struct MachineConfiguration: Sendable {
     /// MSRs whose accesses go to userspace, beside those of CPUID faulting. Nothing answers them: #GP.
     public var userspaceMSRs: [ClosedRange<UInt32>] = []
     public var serial = SerialOutput.Target.none
+    /// Of a PC; a section 6 guest has none of them.
+    public var devices = DeviceConfiguration()
     /// End the run after this many milliseconds; 0: never.
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
@@ -40,6 +42,7 @@ public final class Machine {
     private let vm: SharedVM
     private let memory: GuestMemory
     private let control: RunControl
+    private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
 
     /// Creates the VM and loads the guest.
@@ -61,7 +64,9 @@ public final class Machine {
         }
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
         let boot = try LoadedGuest(
-            guest, into: memory, cpus: cpus, tables: ACPITables(cpus: cpus, uart: true, virtio: []))
+            guest, into: memory, cpus: cpus,
+            tables: ACPITables(
+                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
         if configuration.liveCPUID == .off {
             plan = .snapshot
         } else {
@@ -72,9 +77,10 @@ public final class Machine {
         try Self.prepare(vm.machine, configuration, memory, fault: plan.usesHandler, pit: guest.isPC)
         output = SerialOutput(configuration.serial)
         let control = try RunControl(cpus: cpus, waitingForHandler: plan.usesHandler ? cpus : 0)
-        let devices =
+        devices =
             guest.isPC
-            ? MachineDevices(pc: output, memory: memory, vm: vm) : MachineDevices(bareMetal: output)
+            ? try MachineDevices(pc: configuration.devices, output: output, memory: memory, vm: vm, control: control)
+            : MachineDevices(bareMetal: output)
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
         if guest.isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
@@ -168,6 +174,15 @@ public final class Machine {
 
     private func runThreads() throws(MachineError) -> RunEnd {
         let signals = try EndingSignals(configuration.endingSignals)
+        var helper: Thread?
+        if let loop = devices.loop {
+            helper = try Thread(name: "devices") { loop.run() }
+        }
+        defer {
+            devices.loop?.stop()
+            helper?.join()
+            devices.input?.restore()
+        }
         let counting = configuration.countsExits
         var threads: [Thread] = []
         for vcpu in vcpus {

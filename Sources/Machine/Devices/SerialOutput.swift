@@ -48,6 +48,22 @@ public final class SerialOutput: Sendable {
         }
     }
 
+    /// Takes bytes from the guest.
+    func send(_ bytes: UnsafeRawBufferPointer) {
+        switch target {
+        case .none: break
+        case .capture:
+            self.bytes.withLock { $0.append(contentsOf: bytes.prefix(max(0, Self.captureLimit - $0.count))) }
+        case .descriptor(let descriptor):
+            self.bytes.withLock { buffer in
+                for start in stride(from: 0, to: bytes.count, by: Self.bufferSize) {
+                    buffer.append(contentsOf: bytes[start..<min(bytes.count, start + Self.bufferSize)])
+                    Self.write(&buffer, to: descriptor)
+                }
+            }
+        }
+    }
+
     /// Writes what is buffered.
     func flush() {
         if case .descriptor(let descriptor) = target {
