@@ -207,6 +207,23 @@ static void run(struct shared *s)
 			b = cycles;
 		}
 		break;
+	case CMD_TICKS:
+		s->out[0] = s->out[1] = ~0ull;
+		for (i = 0; i < s->n; i++) {
+			int k;
+
+			a = rdtsc();
+			for (k = 0; k < 100; k++)
+				cpuid(0, 0, r);
+			b = rdtsc();
+			s->out[0] = b - a < s->out[0] ? b - a : s->out[0];
+			a = rdtsc();
+			for (k = 0; k < 100; k++)
+				wrmsr(0x3b, 0);
+			b = rdtsc();
+			s->out[1] = b - a < s->out[1] ? b - a : s->out[1];
+		}
+		break;
 	case CMD_MIX:
 		mix(s);
 		break;

@@ -34,6 +34,7 @@ enum command {
 	CMD_TOTAL,		/* out[0] = total exits, out[1] = those by interrupts */
 	CMD_READ_TWICE,		/* n pairs of readings, out[0] = those that did not differ */
 	CMD_MONOTONIC,		/* n readings of scope arg[0], out[0] = those that went back */
+	CMD_TICKS,		/* n batches of 100 CPUIDs and 100 MSR writes, out[] = ticks of the fastest batch */
 	CMD_MIX,		/* everything for n TSC ticks, out[0] = ticks in the guest */
 };
 
