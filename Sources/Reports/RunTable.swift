@@ -26,7 +26,32 @@ public struct RunTable: Sendable {
         table.add([
             "total", grouped(all.total.count), share(all.total.count, all.total.count), grouped(all.total.cycles),
         ])
-        return table.lines() + kernelLines(all.total.count) + [summary]
+        return table.lines() + kernelLines(all.total.count) + hardwareLines() + [summary]
+    }
+
+    /// The patched kernel's own tally: VM exits by reason, and where a vCPU's time went.
+    private func hardwareLines() -> [String] {
+        guard let hardware = result.hardware else { return [] }
+        let vocabulary = ReasonVocabulary.vocabulary(hardware.vocabulary)
+        var table = TextTable(header: ["VM exits", "count", "share", "cycles in the kernel", "mean"])
+        for reason in hardware.reasons.sorted(by: { $0.pair.count > $1.pair.count }) {
+            table.add([
+                reason.code.map(vocabulary.name) ?? "other", grouped(reason.pair.count),
+                share(reason.pair.count, hardware.total.count), grouped(reason.pair.cycles),
+                grouped(reason.pair.cycles / max(1, reason.pair.count)),
+            ])
+        }
+        table.add([
+            "total", grouped(hardware.total.count), share(hardware.total.count, hardware.total.count),
+            grouped(hardware.total.cycles), grouped(hardware.total.cycles / max(1, hardware.total.count)),
+        ])
+        let times = [
+            ("guest", hardware.guestCycles), ("kernel", hardware.total.cycles),
+            ("userspace", hardware.userspaceCycles), ("blocked", hardware.blockedCycles),
+        ]
+        let all = times.reduce(0) { $0 &+ $1.1 }
+        let shares = times.map { "\($0.0) \(share($0.1, all))" }.joined(separator: ", ")
+        return [""] + table.lines() + ["vCPU time: " + shares]
     }
 
     /// KVM's own count next to ours: what it has more, no userspace program saw.

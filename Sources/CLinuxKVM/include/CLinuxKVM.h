@@ -198,6 +198,17 @@ VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
 	return &run->s.regs;
 }
 
+/* KVM_EXIT_X86_CPUID of kernel-patch/: EAX and ECX as the guest passed them, KVM's answer, to be replaced. */
+struct vmtally_cpuid_exit {
+	uint32_t function, index;
+	uint32_t eax, ebx, ecx, edx;
+};
+
+VMTALLY_INLINE struct vmtally_cpuid_exit *vmtally_cpuid_exit(struct kvm_run *run)
+{
+	return (struct vmtally_cpuid_exit *)run->padding;
+}
+
 /* Answers KVM_EXIT_MMIO of a read, little-endian. */
 VMTALLY_INLINE void vmtally_answer_mmio(struct kvm_run *run, uint64_t value)
 {
