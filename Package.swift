@@ -33,11 +33,18 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
+        .target(name: "CBenchmarks", path: "Benchmarks/CBenchmarks"),
+        .executableTarget(
+            name: "vmtally-benchmarks",
+            dependencies: ["CBenchmarks", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Reports"],
+            path: "Benchmarks/Harness"),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "CTestSupport"]),
+        .testTarget(name: "LabTests"),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
+        .testTarget(name: "ReportsTests", dependencies: ["Reports", "KVM", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]
 )

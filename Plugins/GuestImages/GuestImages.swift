@@ -17,9 +17,11 @@ struct GuestImages: BuildToolPlugin {
             try files(in: guests.appending(path: "Runtime"))
             + files(in: guests.appending(path: "Runtime/include"))
             + files(in: package.appending(path: "Sources/ExitStats/Leaf"))
-        let tools = try ["SWIFTC": "swiftc", "CLANG": "clang", "LLD": "lld"].mapValues {
+        // No more of the environment than this: a change of it would build the guests anew.
+        var environment = try ["SWIFTC": "swiftc", "CLANG": "clang", "LLD": "lld"].mapValues {
             try context.tool(named: $0).url.path
         }
+        environment["PATH"] = ProcessInfo.processInfo.environment["PATH"]
 
         return try FileManager.default.contentsOfDirectory(at: guests, includingPropertiesForKeys: nil)
             .filter { FileManager.default.fileExists(atPath: $0.appending(path: "Guest.swift").path) }
@@ -33,7 +35,7 @@ struct GuestImages: BuildToolPlugin {
                     displayName: "Building guest \(name)",
                     executable: URL(filePath: "/bin/sh"),
                     arguments: [script.path, name, image.path, source.path],
-                    environment: ProcessInfo.processInfo.environment.merging(tools) { $1 },
+                    environment: environment,
                     inputFiles: try [script] + files(in: folder) + shared,
                     outputFiles: [source])
             }

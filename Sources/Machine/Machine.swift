@@ -19,11 +19,13 @@ public struct MachineConfiguration: Sendable {
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
+    /// Off for benchmarks alone: exits are then neither counted nor timed.
+    package var countsExits = true
 
     public init() {}
 }
 
-/// A VM with its vCPUs that runs one section 6 guest, once.
+/// A VM with its vCPUs that runs one guest, once.
 public final class Machine {
     public let configuration: MachineConfiguration
     /// How CPUID's tally leaves are answered.
@@ -35,7 +37,7 @@ public final class Machine {
     /// TSC frequency in kHz, 0 if KVM does not know it.
     public let tscKHz: UInt32
 
-    private let vm: VirtualMachine
+    private let vm: SharedVM
     private let memory: GuestMemory
     private let control: RunControl
     private let vcpus: [RunningVCPU]
@@ -44,31 +46,42 @@ public final class Machine {
     ///
     /// - Parameter support: what breakpoints can do here, if it is known already; else it is tried out.
     public init(
-        _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil
+        _ configuration: MachineConfiguration, _ guest: Guest, support: BreakpointSupport? = nil
     ) throws(MachineError) {
+        var configuration = configuration
+        if guest.isPC {
+            configuration.irqchip = true
+        }
         self.configuration = configuration
-        let image = try lifted { () throws(ImageError) in try ELF64(bytes) }
         let system = try lifted { () throws(KVMError) in try System() }
         let cpus = configuration.cpus
         let limit = Int(system.check(.maxVCPUs))
         guard cpus > 0, cpus <= limit else {
             throw .configuration("\(cpus) vCPUs asked for, KVM gives 1 to \(limit): change --cpus")
         }
-        memory = try GuestMemory(mebibytes: configuration.memoryMiB)
-        let boot = try BareMetal(image, bytes: bytes, into: memory, cpus: cpus)
+        memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
+        let boot = try LoadedGuest(
+            guest, into: memory, cpus: cpus, tables: ACPITables(cpus: cpus, uart: true, virtio: []))
         if configuration.liveCPUID == .off {
             plan = .snapshot
         } else {
             let found = if let support { support } else { try BreakpointSupport.probe(system) }
-            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: image.sites, support: found)
+            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, support: found)
         }
-        vm = try lifted { () throws(KVMError) in try system.createVM() }
-        try Self.prepare(vm, configuration, memory, fault: plan.fault)
+        vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
+        try Self.prepare(vm.machine, configuration, memory, fault: plan.usesHandler, pit: guest.isPC)
         output = SerialOutput(configuration.serial)
-        let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
+        let control = try RunControl(cpus: cpus, waitingForHandler: plan.usesHandler ? cpus : 0)
+        let devices =
+            guest.isPC
+            ? MachineDevices(pc: output, memory: memory, vm: vm) : MachineDevices(bareMetal: output)
+        var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
+        if guest.isPC {
+            table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
+        }
         let parts = Parts(
-            plan: plan, platform: Platform(output: output), control: control, memory: memory, boot: boot,
-            table: try lifted { () throws(KVMError) in try system.supportedCPUID() }, irqchip: configuration.irqchip)
+            plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
+            irqchip: configuration.irqchip)
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for _ in 0..<cpus {
@@ -78,11 +91,18 @@ public final class Machine {
         }
         var vcpus: [RunningVCPU] = []
         for index in 0..<cpus {
-            vcpus.append(try Self.makeVCPU(index, of: vm, parts, tallies))
+            vcpus.append(try Self.makeVCPU(index, of: vm.machine, parts, tallies))
         }
         self.control = control
         self.vcpus = vcpus
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
+    }
+
+    /// Creates the VM and loads a bare-metal guest.
+    public convenience init(
+        _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil
+    ) throws(MachineError) {
+        try self.init(configuration, .bareMetal(bytes), support: support)
     }
 
     /// Creates the VM and loads the guest from a file.
@@ -97,7 +117,7 @@ public final class Machine {
         let platform: Platform
         let control: RunControl
         let memory: GuestMemory
-        let boot: BareMetal
+        let boot: LoadedGuest
         let table: CPUIDTable
         let irqchip: Bool
     }
@@ -114,14 +134,16 @@ public final class Machine {
             try vcpu.setCPUID(parts.table.forGuest(apicID: UInt32(index), tscKHz: tscKHz))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
-            if parts.irqchip {
+            if parts.irqchip, !parts.boot.waits(index) {
                 try vcpu.setMPState(UInt32(KVM_MP_STATE_RUNNABLE))
             }
             return RunningVCPU(
                 VCPULoop(
                     vcpu: vcpu, index: index, tally: tallies[index].writer, platform: parts.platform,
                     control: parts.control,
-                    rare: RareExits(index: index, memory: parts.memory, interposer: interposer)))
+                    rare: RareExits(
+                        index: index, memory: parts.memory, interposer: interposer,
+                        tripleFaultResets: parts.boot.tripleFaultResets)))
         } catch {
             throw .kvm(error)
         }
@@ -146,10 +168,11 @@ public final class Machine {
 
     private func runThreads() throws(MachineError) -> RunEnd {
         let signals = try EndingSignals(configuration.endingSignals)
+        let counting = configuration.countsExits
         var threads: [Thread] = []
         for vcpu in vcpus {
             do throws(MachineError) {
-                threads.append(try Thread(name: "vcpu\(vcpu.loop.index)") { vcpu.run() })
+                threads.append(try Thread(name: "vcpu\(vcpu.loop.index)") { vcpu.run(counting: counting) })
             } catch {
                 control.finish(.timeout)
                 threads.forEach { $0.join() }
@@ -165,7 +188,7 @@ public final class Machine {
     private func kernelCounters() throws(MachineError) -> KernelCounters {
         var counters = KernelCounters()
         do throws(KVMError) {
-            counters.add(try vm.statistics().read())
+            counters.add(try vm.machine.statistics().read())
             for vcpu in vcpus {
                 counters.add(try vcpu.loop.vcpu.statistics().read())
             }
@@ -177,7 +200,8 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, fault: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, fault: Bool,
+        pit: Bool
     ) throws(MachineError) {
         let msrs = configuration.userspaceMSRs + (fault ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
@@ -186,6 +210,9 @@ public final class Machine {
             try vm.setTSSAddress(0xFFFB_D000)
             if configuration.irqchip {
                 try vm.createIRQChip()
+            }
+            if pit {
+                try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))
             }
             try vm.setMemoryRegion(slot: 0, guestAddress: 0, size: memory.lowSize, host: memory.host)
             if memory.size > memory.lowSize {
@@ -217,9 +244,13 @@ private final class RunningVCPU: @unchecked Sendable {
         self.loop = loop
     }
 
-    func run() {
+    func run(counting: Bool) {
         loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
-        loop.run()
+        if counting {
+            loop.run()
+        } else {
+            loop.runUncounted()
+        }
         loop.control.leave(vcpu: loop.index)
     }
 }

@@ -3,15 +3,24 @@ import ExitStats
 import Glibc
 import KVM
 
-/// Exits that are no port or memory access: ends of the run, MSRs, breakpoints, failures.
+/// Exits that take more than a few instructions: devices, ends of the run, MSRs, breakpoints, failures.
 struct RareExits: ~Copyable {
     let index: Int
     let memory: GuestMemory
     var interposer: CPUIDInterposer
+    /// KVM_EXIT_SHUTDOWN is the guest's way to reset.
+    let tripleFaultResets: Bool
 
-    /// KVM_RUN returned an error. False when the vCPU is not to run again.
+    /// Handles what KVM_RUN returned with. False when the vCPU is not to run again.
     @inline(never)
-    mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+    mutating func handle(
+        _ result: Int32, _ vcpu: borrowing VCPU, _ platform: Platform, _ control: RunControl
+    ) -> Bool {
+        result == 0 ? handleExit(vcpu, platform, control) : interrupted(result, vcpu, control)
+    }
+
+    /// KVM_RUN returned an error.
+    private mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
         guard result == -EINTR || result == -EAGAIN else {
             return fail(vcpu, control, "KVM_RUN: \(describe(errno: -result))")
         }
@@ -21,11 +30,16 @@ struct RareExits: ~Copyable {
         return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.armIfPossible(vcpu) }
     }
 
-    /// Handles an exit by its reason. False when the vCPU is not to run again.
-    @inline(never)
-    mutating func handle(_ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+    /// Handles an exit by its reason.
+    private mutating func handleExit(
+        _ vcpu: borrowing VCPU, _ platform: Platform, _ control: RunControl
+    ) -> Bool {
         let page = vcpu.runPage
         switch Int32(truncatingIfNeeded: page.pointee.exit_reason) {
+        case KVM_EXIT_IO:
+            return goesOn(platform.claimedPortAccess(page), control)
+        case KVM_EXIT_MMIO:
+            return goesOn(platform.claimedMemoryAccess(page), control)
         case KVM_EXIT_DEBUG:
             return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.debugExit(vcpu) }
         case KVM_EXIT_X86_RDMSR:
@@ -44,12 +58,22 @@ struct RareExits: ~Copyable {
             // No device of ours interrupts: whatever IF says, nothing wakes this vCPU.
             control.halted()
             return false
+        case KVM_EXIT_SHUTDOWN where tripleFaultResets:
+            control.finish(.reset)
+            return false
         case KVM_EXIT_SYSTEM_EVENT:
             control.finish(.systemEvent(type: page.pointee.system_event.type))
             return false
         case let reason:
             return fail(vcpu, control, Self.cause(reason, page))
         }
+    }
+
+    /// Ends the run if a device passes on the guest's wish for it.
+    private func goesOn(_ request: GuestRequest?, _ control: RunControl) -> Bool {
+        guard let request else { return true }
+        control.finish(request.end)
+        return false
     }
 
     /// Ends the run with a report.

@@ -154,7 +154,7 @@ enum KickSignal {
         sigaction(number, &action, nil)
     }
 
-    /// A thread inherits its creator's mask, and the workers of libdispatch block every signal.
+    /// A thread inherits its creator's mask, and those of Swift's concurrency block every signal.
     static func unblock() {
         var set = sigset_t()
         sigemptyset(&set)

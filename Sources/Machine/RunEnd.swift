@@ -6,7 +6,11 @@ public enum RunEnd: Equatable, Sendable {
     case exited(status: UInt32)
     /// Every vCPU halted with nothing left to wake it.
     case halted
-    /// The guest asked for power-off or reset (KVM_EXIT_SYSTEM_EVENT).
+    /// The guest switched itself off.
+    case powerOff
+    /// The guest reset itself, be it by a triple fault where that is its way.
+    case reset
+    /// KVM_EXIT_SYSTEM_EVENT.
     case systemEvent(type: UInt32)
     /// The time given to the run was over.
     case timeout
@@ -19,7 +23,7 @@ public enum RunEnd: Equatable, Sendable {
     public var exitStatus: Int32 {
         switch self {
         case .exited(let status): Int32(truncatingIfNeeded: status & 0xFF)
-        case .halted: 0
+        case .halted, .powerOff, .reset: 0
         case .systemEvent(let type): type == UInt32(KVM_SYSTEM_EVENT_CRASH) ? 1 : 0
         case .timeout: 124
         case .interrupted(let signal): 128 + signal
@@ -32,6 +36,8 @@ public enum RunEnd: Equatable, Sendable {
         switch self {
         case .exited: "exited"
         case .halted: "halted"
+        case .powerOff: "power-off"
+        case .reset: "reset"
         case .systemEvent: "system-event"
         case .timeout: "timeout"
         case .interrupted: "interrupted"

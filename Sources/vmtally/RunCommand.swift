@@ -15,13 +15,22 @@ struct RunCommand: ParsableCommand {
     )
 
     @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).")
-    var guest: String
+    var guest: String?
+
+    @Option(help: "A Linux kernel: bzImage or vmlinux.")
+    var kernel: String?
+
+    @Option(help: "The kernel's initial RAM disk.")
+    var initrd: String?
+
+    @Option(help: "The kernel's command line.")
+    var append = "console=ttyS0 panic=-1"
 
     @Option(help: "Number of vCPUs.")
     var cpus = 1
 
-    @Option(help: "Guest RAM in MiB.")
-    var memory = 16
+    @Option(help: "Guest RAM in MiB. (default: 16, for Linux 512)")
+    var memory: Int?
 
     @Option(help: "Where the serial port goes: stdio, none or file=PATH.")
     var serial = SerialOption.stdio
@@ -42,6 +51,10 @@ struct RunCommand: ParsableCommand {
     var quiet = false
 
     func validate() throws {
+        guard (guest == nil) != (kernel == nil) else {
+            throw ValidationError("Give either --guest or --kernel.")
+        }
+        guard kernel != nil || initrd == nil else { throw ValidationError("--initrd goes with --kernel.") }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
         }
@@ -51,13 +64,13 @@ struct RunCommand: ParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         var configuration = MachineConfiguration()
         configuration.cpus = cpus
-        configuration.memoryMiB = memory
+        configuration.memoryMiB = memory ?? (kernel == nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = [SIGINT, SIGTERM]
         configuration.serial = try serial.open()
-        let machine = try Machine(configuration, path: guest)
+        let machine = try makeMachine(configuration)
         let result = try machine.run()
         if case .failed(let failure) = result.end {
             warn("vmtally: \(failure)")
@@ -72,6 +85,19 @@ struct RunCommand: ParsableCommand {
             try write(document.json() + "\n", to: statsJson)
         }
         throw ExitCode(result.end.exitStatus)
+    }
+
+    private func makeMachine(_ configuration: MachineConfiguration) throws -> Machine {
+        if let guest {
+            return try Machine(configuration, path: guest)
+        }
+        let kernel = try FileImage(path: kernel ?? "")
+        guard let initrd else {
+            return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
+        }
+        let disk = try FileImage(path: initrd)
+        return try Machine(
+            configuration, .linux(LinuxImages(kernel: kernel.bytes, initrd: disk.bytes, commandLine: append)))
     }
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What Swift cannot import from <linux/kvm.h>, and nothing else: ioctl numbers (function-like macros), a variadic
- * ioctl, and single instructions.
+ * ioctl, atomic access to memory that the kernel shares, and single instructions. Headers that Swift's Glibc module
+ * leaves out come with it.
  */
 #ifndef CLINUXKVM_H
 #define CLINUXKVM_H
@@ -16,6 +17,7 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <linux/kvm.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 
 #define VMTALLY_INLINE static inline __attribute__((always_inline))
@@ -35,7 +37,6 @@ enum : unsigned long {
 	VMTALLY_KVM_ENABLE_CAP = KVM_ENABLE_CAP,
 	VMTALLY_KVM_SET_USER_MEMORY_REGION = KVM_SET_USER_MEMORY_REGION,
 	VMTALLY_KVM_GET_DIRTY_LOG = KVM_GET_DIRTY_LOG,
-	VMTALLY_KVM_CLEAR_DIRTY_LOG = KVM_CLEAR_DIRTY_LOG,
 	VMTALLY_KVM_SET_TSS_ADDR = KVM_SET_TSS_ADDR,
 	VMTALLY_KVM_SET_IDENTITY_MAP_ADDR = KVM_SET_IDENTITY_MAP_ADDR,
 	VMTALLY_KVM_SET_BOOT_CPU_ID = KVM_SET_BOOT_CPU_ID,
@@ -169,6 +170,12 @@ VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
 VMTALLY_INLINE void vmtally_answer_mmio(struct kvm_run *run, uint64_t value)
 {
 	__builtin_memcpy(run->mmio.data, &value, sizeof(value));
+}
+
+/* Data of KVM_EXIT_MMIO, 8 bytes. */
+VMTALLY_INLINE uint8_t *vmtally_mmio_data(struct kvm_run *run)
+{
+	return run->mmio.data;
 }
 
 /* Answers KVM_EXIT_X86_RDMSR and KVM_EXIT_X86_WRMSR; a non-zero error raises #GP in the guest. */

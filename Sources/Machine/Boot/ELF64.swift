@@ -21,6 +21,8 @@ public struct ELF64: Equatable, Sendable {
     public let segments: [Segment]
     /// Addresses of CPUID instructions that the section `.vmtally.sites` lists.
     public let sites: [UInt64]
+    /// Where Xen's PVH boot ABI enters it: the note XEN_ELFNOTE_PHYS32_ENTRY.
+    public let pvhEntry: UInt32?
 
     /// More would be no guest of ours; the limit bounds the time a hostile file can take.
     static let maximumHeaders = 128
@@ -29,13 +31,16 @@ public struct ELF64: Equatable, Sendable {
     private static let executable: UInt16 = 2
     private static let machine: UInt16 = 62
     private static let loadable: UInt32 = 1
+    private static let note: UInt32 = 4
+    /// XEN_ELFNOTE_PHYS32_ENTRY.
+    private static let physicalEntryNote: UInt32 = 18
     private static let headerSize = 64
     private static let programHeaderSize = 56
     private static let sectionHeaderSize = 64
 
     public init(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
         guard bytes.count >= Self.headerSize, bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46]) else { throw .notELF }
-        guard bytes[4] == 2 else { throw .unsupported("it is a 32-bit ELF; section 6 guests are ELF64") }
+        guard bytes[4] == 2 else { throw .unsupported("it is a 32-bit ELF; bare-metal guests are ELF64") }
         guard bytes[5] == 1 else { throw .unsupported("it is big-endian") }
         let file = CheckedBytes(bytes)
         guard try file.load(UInt16.self, at: 18) == Self.machine else { throw .unsupported("it is not for x86-64") }
@@ -46,6 +51,7 @@ public struct ELF64: Equatable, Sendable {
         self.entry = entry
         segments = try Self.segments(file)
         sites = try Self.sites(file)
+        pvhEntry = try Self.pvhEntry(file)
         guard segments.contains(where: { $0.memory.contains(entry) }) else { throw .entryOutside(entry) }
     }
 
@@ -74,6 +80,33 @@ public struct ELF64: Equatable, Sendable {
             throw .overlap(upper.memory)
         }
         return segments
+    }
+
+    /// Looks through the segments of notes: each has name size, descriptor size and type, then both, 4-byte aligned.
+    private static func pvhEntry(_ file: CheckedBytes) throws(ImageError) -> UInt32? {
+        let offset = try file.load(UInt64.self, at: 32)
+        let count = Int(try file.load(UInt16.self, at: 56))
+        for index in 0..<count {
+            let header = try file.slice(offset, UInt64(index * programHeaderSize), count: programHeaderSize)
+            guard try header.load(UInt32.self, at: 0) == note else { continue }
+            let range = try file.range(
+                try header.load(UInt64.self, at: 8), 0, count: try header.load(UInt64.self, at: 32))
+            let notes = CheckedBytes(UnsafeRawBufferPointer(rebasing: file.bytes[range]))
+            var place = 0
+            while place + 12 <= notes.bytes.count {
+                let nameSize = Int(try notes.load(UInt32.self, at: place))
+                let size = Int(try notes.load(UInt32.self, at: place + 4))
+                let type = try notes.load(UInt32.self, at: place + 8)
+                let contents = place + 12 + ((nameSize + 3) & ~3)
+                if type == physicalEntryNote, nameSize == 4, size >= 4,
+                    try notes.load(UInt32.self, at: place + 12) == 0x006E_6558  // "Xen"
+                {
+                    return try notes.load(UInt32.self, at: contents)
+                }
+                place = contents + ((size + 3) & ~3)
+            }
+        }
+        return nil
     }
 
     private static func sites(_ file: CheckedBytes) throws(ImageError) -> [UInt64] {

@@ -12,6 +12,9 @@ extension CPUIDTable {
             switch table.entries[index].function {
             case 1: table.entries[index].ebx = table.entries[index].ebx & 0x00FF_FFFF | apicID << 24
             case 0xB, 0x1F: table.entries[index].edx = apicID
+            case 0x8000_001E:
+                table.entries[index].eax = apicID
+                table.entries[index].ebx = table.entries[index].ebx & ~0xFF | apicID & 0xFF
             default: break
             }
         }

@@ -45,8 +45,9 @@ enum FabricatedExit {
         let interposer = CPUIDInterposer(plan: .snapshot, answers: answers, memory: memory)
         let shared = Shared(
             VCPULoop(
-                vcpu: vcpu, index: 0, tally: tally.writer, platform: Platform(output: SerialOutput(.none)),
-                control: control, rare: RareExits(index: 0, memory: memory, interposer: interposer)))
+                vcpu: vcpu, index: 0, tally: tally.writer,
+                platform: MachineDevices(bareMetal: SerialOutput(.none)).platform, control: control,
+                rare: RareExits(index: 0, memory: memory, interposer: interposer, tripleFaultResets: false)))
         let refused = Mutex<Int32>(0)
         let thread = try Thread(name: "fabricated") {
             let result = ctest_answer_ioctl(VMTALLY_KVM_RUN, error)

@@ -10,7 +10,7 @@ final class PortBus {
     private static let dataOffset = 4096
 
     init() {
-        platform = Platform(output: output)
+        platform = MachineDevices(bareMetal: output).platform
         page = .allocate(byteCount: 8192, alignment: 4096)
         page.initializeMemory(as: UInt8.self, repeating: 0, count: 8192)
     }
@@ -28,7 +28,7 @@ final class PortBus {
         run.pointee.io.size = UInt8(size)
         run.pointee.io.count = UInt32(count)
         run.pointee.io.data_offset = UInt64(Self.dataOffset)
-        _ = platform.portAccess(run)
+        platform.handlePort(run)
     }
 
     /// OUT of one element, or of several of `size` bytes each.
@@ -59,7 +59,23 @@ final class PortBus {
         run.pointee.mmio.phys_addr = address
         run.pointee.mmio.len = UInt32(count)
         run.pointee.mmio.is_write = 0
-        platform.memoryAccess(run)
+        platform.handleMemory(run)
         return withUnsafeBytes(of: run.pointee.mmio.data) { Array($0.prefix(count)) }
+    }
+}
+
+extension Platform {
+    /// What the exit loop and RareExits do with KVM_EXIT_IO, but for the end of a run.
+    func handlePort(_ page: UnsafeMutablePointer<kvm_run>) {
+        if !portAccess(page) {
+            _ = claimedPortAccess(page)
+        }
+    }
+
+    /// Likewise with KVM_EXIT_MMIO.
+    func handleMemory(_ page: UnsafeMutablePointer<kvm_run>) {
+        if !memoryAccess(page) {
+            _ = claimedMemoryAccess(page)
+        }
     }
 }

@@ -50,8 +50,8 @@ struct Stepper: ~Copyable {
             let exit = Self.describe(bare.vcpu.runPage)
             seen.append(exit)
             switch exit {
-            case .out, .input: _ = bus.platform.portAccess(bare.vcpu.runPage)
-            case .read, .write: bus.platform.memoryAccess(bare.vcpu.runPage)
+            case .out, .input: bus.platform.handlePort(bare.vcpu.runPage)
+            case .read, .write: bus.platform.handleMemory(bare.vcpu.runPage)
             case .other: return seen
             }
         }

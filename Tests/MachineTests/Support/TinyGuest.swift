@@ -3,7 +3,7 @@ import KVM
 
 @testable import Machine
 
-/// A section 6 guest of a few dozen bytes of machine code.
+/// A bare-metal guest of a few dozen bytes of machine code.
 ///
 /// RBX points to 4 KiB of zeros when the code starts.
 struct TinyGuest: Sendable {

@@ -1,0 +1,65 @@
+import CLinuxKVM
+import KVM
+
+/// What a machine is to run. The bytes must stay valid until the machine has been built.
+public enum Guest {
+    /// A static ELF64, entered as docs/guests.md says.
+    case bareMetal(UnsafeRawBufferPointer)
+    case linux(LinuxImages)
+
+    /// The machine around it: a PC that Linux finds its way in, or the bare minimum.
+    var isPC: Bool {
+        switch self {
+        case .bareMetal: false
+        case .linux: true
+        }
+    }
+}
+
+/// A guest in RAM.
+enum LoadedGuest {
+    case bareMetal(BareMetal, sites: [UInt64])
+    case linux(LinuxBoot)
+
+    init(_ guest: Guest, into memory: GuestMemory, cpus: Int, tables: ACPITables) throws(MachineError) {
+        switch guest {
+        case .bareMetal(let bytes):
+            let image = try lifted { () throws(ImageError) in try ELF64(bytes) }
+            self = .bareMetal(try BareMetal(image, bytes: bytes, into: memory, cpus: cpus), sites: image.sites)
+        case .linux(let images):
+            self = .linux(try LinuxBoot(images, into: memory, tables: tables))
+        }
+    }
+
+    /// CPUID instructions that the image lists.
+    var sites: [UInt64] {
+        switch self {
+        case .bareMetal(_, let sites): sites
+        case .linux: []
+        }
+    }
+
+    /// Whether a vCPU waits for another's INIT and start-up IPI instead of starting with the machine.
+    func waits(_ index: Int) -> Bool {
+        switch self {
+        case .bareMetal: false
+        case .linux: index > 0
+        }
+    }
+
+    /// A PC resets when its processor shuts down; a bare-metal guest has failed.
+    var tripleFaultResets: Bool {
+        switch self {
+        case .bareMetal: false
+        case .linux: true
+        }
+    }
+
+    /// Puts a vCPU where it starts.
+    func start(_ vcpu: borrowing VCPU, index: Int) throws(KVMError) {
+        switch self {
+        case .bareMetal(let guest, _): try guest.start(vcpu, index: index)
+        case .linux(let guest): try guest.start(vcpu, index: index)
+        }
+    }
+}
