@@ -155,7 +155,6 @@ public final class Machine {
         let start = monotonicNanoseconds()
         let end = try runThreads()
         let wall = monotonicNanoseconds() - start
-        output.flush()
         let kernel = try kernelCounters().difference(since: before)
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
@@ -179,9 +178,14 @@ public final class Machine {
                 throw error
             }
         }
-        control.wait(timeoutMilliseconds: configuration.timeoutMilliseconds, signals)
+        let deadline = deadline(milliseconds: configuration.timeoutMilliseconds)
+        control.wait(until: deadline, signals)
+        output.endOfRun()
         threads.forEach { $0.join() }
-        return control.end ?? .halted
+        let end = control.end ?? .halted
+        // A slow reader gets what is left, unless time is over or the user has had enough.
+        while !output.flush(), !end.isCalledOff, monotonicNanoseconds() < deadline, signals.next() == nil {}
+        return end
     }
 
     /// What KVM has counted, VM and vCPUs together.
