@@ -77,7 +77,9 @@ public final class Machine {
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
         try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
         output = SerialOutput(configuration.serial)
-        let control = try RunControl(cpus: cpus, waitingForHandler: plan.usesHandler ? cpus : 0)
+        // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
+        // that its handler is there.
+        let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
         devices =
             guest.isPC
             ? try MachineDevices(pc: configuration.devices, output: output, memory: memory, vm: vm, control: control)
@@ -163,7 +165,6 @@ public final class Machine {
         let start = monotonicNanoseconds()
         let end = try runThreads()
         let wall = monotonicNanoseconds() - start
-        output.flush()
         let kernel = try kernelCounters().difference(since: before)
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
@@ -197,9 +198,14 @@ public final class Machine {
                 throw error
             }
         }
-        control.wait(timeoutMilliseconds: configuration.timeoutMilliseconds, signals)
+        let deadline = deadline(milliseconds: configuration.timeoutMilliseconds)
+        control.wait(until: deadline, signals)
+        output.endOfRun()
         threads.forEach { $0.join() }
-        return control.end ?? .halted
+        let end = control.end ?? .halted
+        // A slow reader gets what is left, unless time is over or the user has had enough.
+        while !output.flush(), !end.isCalledOff, monotonicNanoseconds() < deadline, signals.next() == nil {}
+        return end
     }
 
     /// What KVM has counted, VM and vCPUs together.
