@@ -687,13 +687,20 @@ static void check_deadline(uint64_t n)
 /* What an exit costs, in ticks of the TSC; the caller compares. The guest is in it, about five instructions. */
 static void check_cost(void)
 {
-	unpatched_is_fine = true;
-	struct vm *vm = create_vm(1, false, false);
-	struct vcpu *v = &vm->vcpus[0];
+	uint64_t least[2] = { ~0ull, ~0ull };
 
-	command(v, CMD_TICKS, CPUID, 100);
-	printf("COST cpuid=%lu wrmsr=%lu\n", v->shared->out[0], v->shared->out[1]);
-	destroy_vm(vm);
+	unpatched_is_fine = true;
+	for (int turn = 0; turn < 8; turn++) {
+		struct vm *vm = create_vm(1, false, false);
+		struct vcpu *v = &vm->vcpus[0];
+
+		command(v, CMD_TICKS, CPUID, 100);
+		for (int i = 0; i < 2; i++)
+			if (v->shared->out[i] < least[i])
+				least[i] = v->shared->out[i];
+		destroy_vm(vm);
+	}
+	printf("COST cpuid=%lu wrmsr=%lu\n", least[0], least[1]);
 }
 
 /* Counters that start 500 below 2^32, by modules built for this check. */
