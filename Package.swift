@@ -18,6 +18,12 @@ let package = Package(
         .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
+        .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
+        .executableTarget(
+            name: "vmtally-fidelity",
+            dependencies: ["KVM", "ExitStats", "Machine", "Reports", "ProbeImage", "TestGuests"],
+            path: "Tests/Fidelity"
+        ),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
         .target(name: "Reports", dependencies: ["KVM", "ExitStats", "Machine"]),
         .executableTarget(
@@ -27,10 +33,18 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
+        .target(name: "CBenchmarks", path: "Benchmarks/CBenchmarks"),
+        .executableTarget(
+            name: "vmtally-benchmarks",
+            dependencies: ["CBenchmarks", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Reports"],
+            path: "Benchmarks/Harness"),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
-        .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats"]),
+        .target(name: "CTestSupport", path: "Tests/CTestSupport"),
+        .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "CTestSupport"]),
+        .testTarget(name: "LabTests"),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
+        .testTarget(name: "ReportsTests", dependencies: ["Reports", "KVM", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]
 )

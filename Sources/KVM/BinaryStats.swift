@@ -51,7 +51,7 @@ public struct BinaryStats: ~Copyable, Sendable {
     public let fd: FileDescriptor
     private let layout: BinaryStatsLayout
 
-    /// "kvm-<pid>" for a machine, "kvm-<pid>/vcpu-<id>" for a vCPU.
+    /// `kvm-N` for a machine, `kvm-N/vcpu-ID` for a vCPU; N is the thread that created the machine, as gettid(2) says.
     public var id: String { layout.id }
     /// How many counters a read returns.
     public var count: Int { layout.descriptors.count }

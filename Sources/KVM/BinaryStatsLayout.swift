@@ -126,12 +126,13 @@ extension KVMError {
     }
 }
 
+/// Little-endian, as the machines that this runs on.
 extension [UInt8] {
     fileprivate func word(at offset: Int) -> UInt32 {
-        (0..<4).reduce(0) { $0 | UInt32(self[offset + $1]) << UInt32($1 * 8) }
+        withUnsafeBytes { $0.loadUnaligned(fromByteOffset: offset, as: UInt32.self) }
     }
 
     fileprivate func doubleWord(at offset: Int) -> UInt64 {
-        UInt64(word(at: offset)) | UInt64(word(at: offset + 4)) << 32
+        withUnsafeBytes { $0.loadUnaligned(fromByteOffset: offset, as: UInt64.self) }
     }
 }

@@ -105,7 +105,7 @@ public struct System: ~Copyable, Sendable {
         }
     }
 
-    private static func remedy(path: String, errno: Int32) -> String? {
+    static func remedy(path: String, errno: Int32) -> String? {
         switch errno {
         case ENOENT, ENODEV, ENXIO:
             """

@@ -39,8 +39,8 @@ public struct VCPU: ~Copyable, @unchecked Sendable {
     /// Makes the next or the present `run()` return -EINTR without running guest code, until `cancelExitRequest`.
     ///
     /// Safe on any thread as long as the vCPU lives. A vCPU that is inside the guest looks at the flag only on its way
-    /// in: from another thread set the flag first, then send the vCPU's thread a signal that has a handler
-    /// (kvm/api.rst 5, `immediate_exit`).
+    /// in: from another thread set the flag first, then send the vCPU's thread a signal that has a handler and that the
+    /// thread does not block, as threads of libdispatch and of Swift's concurrency do (kvm/api.rst 5).
     public static func requestExit(runPage: UnsafeMutablePointer<kvm_run>) {
         vmtally_set_immediate_exit(runPage, 1)
     }

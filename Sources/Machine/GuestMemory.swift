@@ -25,7 +25,9 @@ public final class GuestMemory: @unchecked Sendable {
         }
         size = UInt64(mebibytes) << 20
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-        guard let mapping = mmap(nil, Int(size) + (2 << 20), PROT_READ | PROT_WRITE, flags, -1, 0), mapping != MAP_FAILED else {
+        guard let mapping = mmap(nil, Int(size) + (2 << 20), PROT_READ | PROT_WRITE, flags, -1, 0),
+            mapping != MAP_FAILED
+        else {
             throw .memory("cannot map \(mebibytes) MiB (\(String(cString: strerror(errno)))): lower --memory")
         }
         // KVM maps 2 MiB at once only where the host's and the guest's addresses agree in their low 21 bits.

@@ -28,10 +28,12 @@ struct GuestState: CustomStringConvertible {
         if let r = registers, let s = special {
             let linear = LinearMemory(memory: memory, special: s)
             let rip = s.cs.base &+ r.rip
-            let bytes =
-                linear.read(rip, count: 16, vcpu) ?? linear.read(rip, count: 1, vcpu)
-            let text = bytes?.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined(separator: " ")
-            lines.append("bytes at rip: \(text ?? "not in guest memory")")
+            var bytes: [UInt8] = []
+            while bytes.count < 16, let byte = linear.read(rip &+ UInt64(bytes.count), count: 1, vcpu) {
+                bytes += byte
+            }
+            let text = bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined(separator: " ")
+            lines.append("bytes at rip: \(bytes.isEmpty ? "not in guest memory" : text)")
         }
         description = lines.map { "  \($0)" }.joined(separator: "\n")
     }

@@ -21,6 +21,8 @@ public struct MachineConfiguration: Sendable {
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
+    /// Off for benchmarks alone: exits are then neither counted nor timed.
+    package var countsExits = true
 
     public init() {}
 }
@@ -69,12 +71,12 @@ public final class Machine {
             plan = .snapshot
         } else {
             let found = if let support { support } else { try BreakpointSupport.probe(system) }
-            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, support: found)
+            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, support: found)
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, fault: plan.fault, pit: guest.isPC)
+        try Self.prepare(vm.machine, configuration, memory, fault: plan.usesHandler, pit: guest.isPC)
         output = SerialOutput(configuration.serial)
-        let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
+        let control = try RunControl(cpus: cpus, waitingForHandler: plan.usesHandler ? cpus : 0)
         devices =
             guest.isPC
             ? try MachineDevices(pc: configuration.devices, output: output, memory: memory, vm: vm, control: control)
@@ -102,7 +104,7 @@ public final class Machine {
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
     }
 
-    /// Creates the VM and loads a section 6 guest.
+    /// Creates the VM and loads a bare-metal guest.
     public convenience init(
         _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil
     ) throws(MachineError) {
@@ -181,10 +183,11 @@ public final class Machine {
             helper?.join()
             devices.input?.restore()
         }
+        let counting = configuration.countsExits
         var threads: [Thread] = []
         for vcpu in vcpus {
             do throws(MachineError) {
-                threads.append(try Thread(name: "vcpu\(vcpu.loop.index)") { vcpu.run() })
+                threads.append(try Thread(name: "vcpu\(vcpu.loop.index)") { vcpu.run(counting: counting) })
             } catch {
                 control.finish(.timeout)
                 threads.forEach { $0.join() }
@@ -256,9 +259,13 @@ private final class RunningVCPU: @unchecked Sendable {
         self.loop = loop
     }
 
-    func run() {
+    func run(counting: Bool) {
         loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
-        loop.run()
+        if counting {
+            loop.run()
+        } else {
+            loop.runUncounted()
+        }
         loop.control.leave(vcpu: loop.index)
     }
 }

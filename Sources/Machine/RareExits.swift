@@ -3,7 +3,7 @@ import ExitStats
 import Glibc
 import KVM
 
-/// Exits that are no port or memory access: ends of the run, MSRs, breakpoints, failures.
+/// Exits that take more than a few instructions: devices, ends of the run, MSRs, breakpoints, failures.
 struct RareExits: ~Copyable {
     let index: Int
     let memory: GuestMemory
@@ -11,9 +11,16 @@ struct RareExits: ~Copyable {
     /// KVM_EXIT_SHUTDOWN is the guest's way to reset.
     let tripleFaultResets: Bool
 
-    /// KVM_RUN returned an error. False when the vCPU is not to run again.
+    /// Handles what KVM_RUN returned with. False when the vCPU is not to run again.
     @inline(never)
-    mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+    mutating func handle(
+        _ result: Int32, _ vcpu: borrowing VCPU, _ platform: Platform, _ control: RunControl
+    ) -> Bool {
+        result == 0 ? handleExit(vcpu, platform, control) : interrupted(result, vcpu, control)
+    }
+
+    /// KVM_RUN returned an error.
+    private mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
         guard result == -EINTR || result == -EAGAIN else {
             return fail(vcpu, control, "KVM_RUN: \(describe(errno: -result))")
         }
@@ -23,11 +30,16 @@ struct RareExits: ~Copyable {
         return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.armIfPossible(vcpu) }
     }
 
-    /// Handles an exit by its reason. False when the vCPU is not to run again.
-    @inline(never)
-    mutating func handle(_ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
+    /// Handles an exit by its reason.
+    private mutating func handleExit(
+        _ vcpu: borrowing VCPU, _ platform: Platform, _ control: RunControl
+    ) -> Bool {
         let page = vcpu.runPage
         switch Int32(truncatingIfNeeded: page.pointee.exit_reason) {
+        case KVM_EXIT_IO:
+            return goesOn(platform.claimedPortAccess(page), control)
+        case KVM_EXIT_MMIO:
+            return goesOn(platform.claimedMemoryAccess(page), control)
         case KVM_EXIT_DEBUG:
             return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.debugExit(vcpu) }
         case KVM_EXIT_X86_RDMSR:
@@ -55,6 +67,13 @@ struct RareExits: ~Copyable {
         case let reason:
             return fail(vcpu, control, Self.cause(reason, page))
         }
+    }
+
+    /// Ends the run if a device passes on the guest's wish for it.
+    private func goesOn(_ request: GuestRequest?, _ control: RunControl) -> Bool {
+        guard let request else { return true }
+        control.finish(request.end)
+        return false
     }
 
     /// Ends the run with a report.

@@ -124,6 +124,7 @@ final class RunControl: Sendable {
 
     /// Makes the calling thread's vCPU stoppable. A run that has ended already stops it at once.
     func enter(vcpu index: Int, runPage: UnsafeMutablePointer<kvm_run>) {
+        KickSignal.unblock()
         let kick = Kick(runPage: runPage, thread: pthread_self())
         state.withLock { state in
             state.kickable[index] = kick
@@ -151,6 +152,14 @@ enum KickSignal {
         // Not SA_RESTART: the point is EINTR.
         action.__sigaction_handler.sa_handler = { _ in }
         sigaction(number, &action, nil)
+    }
+
+    /// A thread inherits its creator's mask, and those of Swift's concurrency block every signal.
+    static func unblock() {
+        var set = sigset_t()
+        sigemptyset(&set)
+        sigaddset(&set, number)
+        pthread_sigmask(SIG_UNBLOCK, &set, nil)
     }
 
     static func send(_ kick: RunControl.Kick) {

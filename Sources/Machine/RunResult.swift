@@ -22,7 +22,7 @@ public struct RunResult: Sendable {
 public struct LeafReport: Equatable, Sendable {
     /// Tally leaves answered, by the way that each took.
     public struct Answered: Equatable, Sendable {
-        /// CPUIDs of ring 3 that came as #GP.
+        /// CPUIDs of ring 3 that came as #GP: by faulting, or by a HLT in their place.
         public var faults: UInt64 = 0
         /// CPUIDs at known addresses.
         public var sites: UInt64 = 0

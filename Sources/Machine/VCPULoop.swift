@@ -1,11 +1,11 @@
 import CLinuxKVM
 import ExitStats
-import Glibc
 import KVM
 
 /// The exit path: KVM_RUN, account, handle, account, and again.
 ///
-/// Between two exits nothing allocates, counts references or takes a lock; what is rare lives in ``RareExits``.
+/// Between two exits nothing allocates, counts references or takes a lock; what is rare lives in ``RareExits``, out of
+/// line. Tests/CodegenTests reads the machine code of ``run()`` and holds it to that.
 struct VCPULoop: ~Copyable {
     let vcpu: VCPU
     let index: Int
@@ -15,33 +15,57 @@ struct VCPULoop: ~Copyable {
     var rare: RareExits
 
     /// Runs the vCPU until it ends the run, or the run ends it.
+    @inline(never)
     mutating func run() {
-        let page = vcpu.runPage
-        while true {
-            let result = vcpu.run()
-            let returned = vmtally_rdtsc()
-            let slot = tally.begin(result == 0 ? page.pointee.exit_reason : UInt32(KVM_EXIT_INTR))
-            let goesOn = handle(result, page)
-            tally.end(slot, cycles: vmtally_rdtsc() &- returned)
-            guard goesOn else { return }
-        }
+        loop(tally)
     }
 
-    /// Handles one exit. False when the vCPU is not to run again.
+    /// The same without counting and timing, to measure what these cost.
+    @inline(never)
+    mutating func runUncounted() {
+        loop(NoAccount())
+    }
+
     @inline(__always)
-    private mutating func handle(_ result: Int32, _ page: UnsafeMutablePointer<kvm_run>) -> Bool {
-        guard result == 0 else { return rare.interrupted(result, vcpu, control) }
-        switch Int32(truncatingIfNeeded: page.pointee.exit_reason) {
-        case KVM_EXIT_IO:
-            guard let request = platform.portAccess(page) else { return true }
-            control.finish(request.end)
-            return false
-        case KVM_EXIT_MMIO:
-            guard let request = platform.memoryAccess(page) else { return true }
-            control.finish(request.end)
-            return false
-        default:
-            return rare.handle(vcpu, control)
+    private mutating func loop(_ account: some ExitAccount) {
+        let page = vcpu.runPage
+        var goesOn = true
+        while goesOn {
+            let result = vcpu.run()
+            let returned = account.clock()
+            let reason = result == 0 ? page.pointee.exit_reason : UInt32(KVM_EXIT_INTR)
+            let slot = account.begin(reason)
+            switch Int32(truncatingIfNeeded: reason) {
+            case KVM_EXIT_IO where platform.portAccess(page): break
+            case KVM_EXIT_MMIO where platform.memoryAccess(page): break
+            default: goesOn = rare.handle(result, vcpu, platform, control)
+            }
+            account.end(slot, cycles: account.clock() &- returned)
         }
     }
+}
+
+/// What the loop tells of each exit.
+protocol ExitAccount {
+    /// TSC cycles.
+    func clock() -> UInt64
+    /// Counts an exit, before it is handled, and returns its slot for ``end(_:cycles:)``.
+    func begin(_ code: UInt32) -> Int
+    /// Accounts the cycles that handling took.
+    func end(_ slot: Int, cycles: UInt64)
+}
+
+extension TallyWriter: ExitAccount {
+    @inline(__always)
+    func clock() -> UInt64 { vmtally_rdtsc() }
+}
+
+/// Counts and times nothing.
+struct NoAccount: ExitAccount {
+    @inline(__always)
+    func clock() -> UInt64 { 0 }
+    @inline(__always)
+    func begin(_ code: UInt32) -> Int { 0 }
+    @inline(__always)
+    func end(_ slot: Int, cycles: UInt64) {}
 }

@@ -8,6 +8,6 @@ struct VMTally: ParsableCommand {
         commandName: "vmtally",
         abstract: "Counts and times every VM exit, for the host and for the guest.",
         version: version,
-        subcommands: [DemoCommand.self, RunCommand.self]
+        subcommands: [DemoCommand.self, RunCommand.self, HostCommand.self, CPUIDCommand.self]
     )
 }

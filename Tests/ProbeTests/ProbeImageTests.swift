@@ -2,7 +2,7 @@ import Foundation
 import ProbeImage
 import Testing
 
-/// The guest's file keeps what DESIGN.md, section 6, asks of a guest.
+/// The guest's file keeps what docs/guests.md asks of a guest.
 @Suite struct ProbeImageTests {
     private let image = ELFImage(ProbeImage.elf)
 

@@ -1,3 +1,5 @@
+import GuestCPU
+
 /// How a check compares what it got with what it expected.
 enum Rule {
     case equal
@@ -11,12 +13,12 @@ enum Rule {
 
 /// One thing that the probe made happen, and what the tally said about it.
 struct Check {
-    var name: StaticString = ""
+    let name: StaticString
     /// The ring that read the tally; nil when none did in particular.
-    var ring: Ring?
-    var expected: UInt64 = 0
-    var got: UInt64 = 0
-    var rule = Rule.equal
+    let ring: Ring?
+    let expected: UInt64
+    let got: UInt64
+    let rule: Rule
 
     var isOK: Bool {
         switch rule {
@@ -29,9 +31,12 @@ struct Check {
     }
 }
 
-/// The checks made so far. Of a fixed size, because the guest has no heap.
-struct Checks {
-    private var checks = InlineArray<96, Check>(repeating: Check())
+/// The checks made so far, in the guest's scratch memory: an array inside the struct would be copied about, and there is
+/// no heap. Only one may exist.
+struct Checks: ~Copyable {
+    private static let capacity = Int(GUEST_SCRATCH_SIZE) / MemoryLayout<Check>.stride
+
+    private let checks = guest_scratch().bindMemory(to: Check.self, capacity: capacity)
     private(set) var count = 0
     private(set) var failures: UInt64 = 0
 
@@ -43,7 +48,8 @@ struct Checks {
     ) {
         let check = Check(name: name, ring: ring, expected: expected, got: got, rule: rule)
         if !check.isOK { failures += 1 }
-        checks[count] = check
+        precondition(count < Self.capacity)
+        (checks + count).initialize(to: check)
         count += 1
     }
 }

@@ -14,6 +14,11 @@ func guestMain(_ boot: UnsafePointer<guest_boot_info>?, _ vcpu: UInt32) -> Never
     }
 
     var checks = Checks()
+    exitRun(probe(vcpus: vcpus, memory: memory, into: &checks))
+}
+
+/// - Returns: what port 0xF4 is told: 0 all is well, 1 a check failed, 2 there is no tally.
+private func probe(vcpus: UInt32, memory: UInt64, into checks: inout Checks) -> UInt8 {
     if vcpus > 1 {
         checks.add("others-ready", ring: nil, expected: UInt64(vcpus) - 1, got: OtherVCPUs.gather(of: vcpus))
     }
@@ -22,7 +27,7 @@ func guestMain(_ boot: UnsafePointer<guest_boot_info>?, _ vcpu: UInt32) -> Never
     guard kernel.tally.hasSignature || user.tally.hasSignature else {
         // Leave the answers alone: on some hosts they are another leaf's.
         Report.withoutSignature()
-        exitRun(2)
+        return 2
     }
     kernel.run(vcpus: vcpus, into: &checks)
     user.run(vcpus: vcpus, into: &checks)
@@ -38,5 +43,5 @@ func guestMain(_ boot: UnsafePointer<guest_boot_info>?, _ vcpu: UInt32) -> Never
     let last = tally.ask(TallyLeaf.total, TallyScope.machine.rawValue)
     let report = Report(vcpus: vcpus, kernel: kernel, user: user, lastRing: tally.ring, last: last)
     report.write(checks)
-    exitRun(checks.failures == 0 ? 0 : 1)
+    return checks.failures == 0 ? 0 : 1
 }

@@ -3,10 +3,16 @@
 
 static struct guest_mailbox mailboxes[GUEST_MAX_VCPUS];
 static unsigned char text_buffer[GUEST_TEXT_BUFFER_SIZE];
+static unsigned char scratch[GUEST_SCRATCH_SIZE] __attribute__((aligned(64)));
 
 unsigned char *guest_text_buffer(void)
 {
 	return text_buffer;
+}
+
+void *guest_scratch(void)
+{
+	return scratch;
 }
 
 struct guest_mailbox *guest_mailbox(uint32_t vcpu)

@@ -26,6 +26,7 @@
 
         .section .text.start, "ax"
         .globl  _start, gdt_pointer
+        .type   _start, @function
 _start:
         cld
         test    %esi, %esi
@@ -35,7 +36,10 @@ _start:
         movl    $1, tables_ready(%rip)
         jmp     .Lload
 
-.Lwait: pause                           /* another vCPU: vCPU 0 has the tables still to build */
+.Lwait: sti                             /* another vCPU: vCPU 0 has the tables still to build */
+        nop                             /* interrupts on for a moment: see guest_yield */
+        pause
+        cli
         cmpl    $0, tables_ready(%rip)
         je      .Lwait
 
@@ -80,6 +84,7 @@ _start:
 /* ---- Descriptor tables -------------------------------------------------------------------------------------------- */
 
         .text
+        .type   build_tables, @function
 /* Fills in the IDT and the TSS descriptor, and opens the ring-3 page to ring 3. Keeps RDI and RSI. */
 build_tables:
         pushq   %rdi
@@ -106,7 +111,7 @@ build_tables:
 
         /*
          * The VMM's identity map need not be open to ring 3: set the U/S bit on the path to the ring-3 page. The walk
-         * ends at the first entry that maps a page (PS, bit 7), a 2 MiB one as section 6 of the design has it.
+         * ends at the first entry that maps a page (PS, bit 7), a 2 MiB one as docs/guests.md has it.
          */
         leaq    user_page(%rip), %rsi
         movq    %cr3, %rdi
@@ -232,6 +237,8 @@ exception:
 /* ---- MSRs --------------------------------------------------------------------------------------------------------- */
 
         .globl  guest_read_msr, guest_write_msr
+        .type   guest_read_msr, @function
+        .type   guest_write_msr, @function
 /* bool guest_read_msr(uint32_t msr, uint64_t *value): false when the access raised #GP. */
 guest_read_msr:
         movl    %edi, %ecx
@@ -257,6 +264,8 @@ write_msr:
 /* ---- CPUID -------------------------------------------------------------------------------------------------------- */
 
         .globl  guest_cpuid, guest_cpuid_user
+        .type   guest_cpuid, @function
+        .type   guest_cpuid_user, @function
 /*
  * void guest_cpuid(uint32_t leaf, uint32_t subleaf, struct guest_registers *result): in ring 0.
  * The guest's only ring-0 CPUID instruction, for a VMM has few breakpoints to spend.

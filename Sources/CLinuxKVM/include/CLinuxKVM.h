@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What Swift cannot import from <linux/kvm.h>, and nothing else: ioctl numbers (function-like macros), a variadic
- * ioctl, and single instructions.
+ * ioctl, atomic access to memory that the kernel shares, and single instructions. Headers that Swift's Glibc module
+ * leaves out come with it.
  */
 #ifndef CLINUXKVM_H
 #define CLINUXKVM_H
@@ -17,6 +18,7 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <linux/kvm.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -40,7 +42,6 @@ enum : unsigned long {
 	VMTALLY_KVM_ENABLE_CAP = KVM_ENABLE_CAP,
 	VMTALLY_KVM_SET_USER_MEMORY_REGION = KVM_SET_USER_MEMORY_REGION,
 	VMTALLY_KVM_GET_DIRTY_LOG = KVM_GET_DIRTY_LOG,
-	VMTALLY_KVM_CLEAR_DIRTY_LOG = KVM_CLEAR_DIRTY_LOG,
 	VMTALLY_KVM_SET_TSS_ADDR = KVM_SET_TSS_ADDR,
 	VMTALLY_KVM_SET_IDENTITY_MAP_ADDR = KVM_SET_IDENTITY_MAP_ADDR,
 	VMTALLY_KVM_SET_BOOT_CPU_ID = KVM_SET_BOOT_CPU_ID,

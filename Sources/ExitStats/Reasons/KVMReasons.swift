@@ -1,7 +1,7 @@
 extension ReasonVocabulary {
     /// KVM_EXIT_*: why KVM_RUN returned to userspace (include/uapi/linux/kvm.h; kvm/api.rst, section 5).
     ///
-    /// All architectures' reasons are here, since they share one number space: complete up to Linux 7.0.
+    /// All architectures' reasons are here, since they share one number space.
     public static let kvm = ReasonVocabulary(id: .kvm, key: "kvm", prefix: "KVM_EXIT_", reasons: kvmReasons)
 }
 

@@ -3,7 +3,7 @@ extension ReasonVocabulary {
     /// its GHCB and KVM handles under the same number (GHCB specification, table of exit codes).
     ///
     /// Codes are sparse, so look them up and never index with them. Negative codes, 64 bits wide in the VMCB, are cut to
-    /// 32 bits: VMEXIT_INVALID, -1, is 0xFFFFFFFF. Names are those of arch/x86/include/uapi/asm/svm.h (Linux 7.0); what
+    /// 32 bits: VMEXIT_INVALID, -1, is 0xFFFFFFFF. Names are those of arch/x86/include/uapi/asm/svm.h; what
     /// the manuals define and the kernel has no name for is named in the same style. The header's SVM_EXIT_EXCP_BASE
     /// and SVM_EXIT_LAST_EXCP mark a range, whose 32 codes are here one by one.
     public static let svm = ReasonVocabulary(id: .svm, key: "svm", prefix: "SVM_EXIT_", reasons: svmReasons)

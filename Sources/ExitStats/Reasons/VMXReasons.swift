@@ -1,7 +1,7 @@
 extension ReasonVocabulary {
     /// VMX basic exit reasons: bits 15:0 of the exit reason (SDM vol. 3, appendix C).
     ///
-    /// Names are those of arch/x86/include/uapi/asm/vmx.h (Linux 7.0), of which some keep an older spelling than the
+    /// Names are those of arch/x86/include/uapi/asm/vmx.h, of which some keep an older spelling than the
     /// manual (`VMOFF` is VMXOFF, `EOI_INDUCED` is virtualized EOI, `NOTIFY` is instruction timeout). The reasons
     /// that the kernel has no name for (5, 6, 11, 17, 65, 66, 69, 70, 72, 73, 78-81) are named in the same style.
     public static let vmx = ReasonVocabulary(id: .vmx, key: "vmx", prefix: "EXIT_REASON_", reasons: vmxReasons)

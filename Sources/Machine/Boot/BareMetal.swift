@@ -1,7 +1,7 @@
 import CLinuxKVM
 import KVM
 
-/// How a section 6 guest starts: image in RAM, boot structures and one stack a vCPU at RAM's end.
+/// How a bare-metal guest starts: image in RAM, boot structures and one stack a vCPU at RAM's end.
 struct BareMetal {
     static let stackSize: UInt64 = 64 << 10
     static let bootInfoMagic: UInt64 = 0x3159_4C4C_4154_4D56  // "VMTALLY1"

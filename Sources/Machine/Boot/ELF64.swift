@@ -40,7 +40,7 @@ public struct ELF64: Equatable, Sendable {
 
     public init(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
         guard bytes.count >= Self.headerSize, bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46]) else { throw .notELF }
-        guard bytes[4] == 2 else { throw .unsupported("it is a 32-bit ELF; section 6 guests are ELF64") }
+        guard bytes[4] == 2 else { throw .unsupported("it is a 32-bit ELF; bare-metal guests are ELF64") }
         guard bytes[5] == 1 else { throw .unsupported("it is big-endian") }
         let file = CheckedBytes(bytes)
         guard try file.load(UInt16.self, at: 18) == Self.machine else { throw .unsupported("it is not for x86-64") }

@@ -3,7 +3,7 @@ import KVM
 
 /// What a machine is to run. The bytes must stay valid until the machine has been built.
 public enum Guest {
-    /// A static ELF64, entered as section 6 of the design says.
+    /// A static ELF64, entered as docs/guests.md says.
     case bareMetal(UnsafeRawBufferPointer)
     case linux(LinuxImages)
 
@@ -47,7 +47,7 @@ enum LoadedGuest {
         }
     }
 
-    /// A PC resets when its processor shuts down; a section 6 guest has failed.
+    /// A PC resets when its processor shuts down; a bare-metal guest has failed.
     var tripleFaultResets: Bool {
         switch self {
         case .bareMetal: false

@@ -1,6 +1,6 @@
 import CLinuxKVM
 
-/// 64-bit mode with flat segments and the first 4 GiB identity-mapped, as a section 6 guest finds it.
+/// 64-bit mode with flat segments and the first 4 GiB identity-mapped, as a bare-metal guest finds it.
 ///
 /// The structures take 32 KiB: PML4, PDPT and four page directories, then GDT and boot-info page.
 struct LongMode {
@@ -14,16 +14,18 @@ struct LongMode {
     var bootInfo: UInt64 { base + 0x7000 }
 
     /// Writes page tables and GDT. False when they do not fit in RAM.
-    func write(to memory: GuestMemory) -> Bool {
+    ///
+    /// - Parameter user: pages are ring 3's too. A guest with SMEP or SMAP could not use them from ring 0.
+    func write(to memory: GuestMemory, user: Bool = false) -> Bool {
         guard memory.slice(base, count: Int(Self.size)) != nil else { return false }
-        let presentWritableUser: UInt64 = 0x7
-        memory.store(base + 0x1000 | presentWritableUser, at: pml4)
+        let flags: UInt64 = user ? 0x7 : 0x3  // present, writable
+        memory.store(base + 0x1000 | flags, at: pml4)
         for gibibyte in 0..<4 as Range<UInt64> {
             let directory = base + 0x2000 + gibibyte * 0x1000
-            memory.store(directory | presentWritableUser, at: base + 0x1000 + gibibyte * 8)
+            memory.store(directory | flags, at: base + 0x1000 + gibibyte * 8)
             for entry in 0..<512 as Range<UInt64> {
                 let large: UInt64 = 0x80
-                memory.store(gibibyte << 30 | entry << 21 | presentWritableUser | large, at: directory + entry * 8)
+                memory.store(gibibyte << 30 | entry << 21 | flags | large, at: directory + entry * 8)
             }
         }
         for (index, segment) in Segment.allCases.enumerated() {

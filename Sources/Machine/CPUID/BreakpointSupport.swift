@@ -13,6 +13,9 @@ public struct BreakpointSupport: Equatable, Sendable {
     /// CPUID in ring 3 raises #GP when MSR 0x140 bit 0 is set, and the breakpoint on its handler hits.
     public var faulting = false
 
+    /// A privileged instruction in ring 3 raises #GP, and the breakpoint on its handler hits.
+    public var privilegedFaults = false
+
     /// The same in words, nil when all is there.
     public var missing: String? {
         if !hardware {
@@ -48,7 +51,7 @@ public struct BreakpointSupport: Equatable, Sendable {
     public static func probe(_ system: borrowing System) throws(MachineError) -> BreakpointSupport {
         let memory = try GuestMemory(mebibytes: 1)
         let longMode = LongMode(base: Address.longMode)
-        guard longMode.write(to: memory) else { throw .memory("no room for page tables") }
+        guard longMode.write(to: memory, user: true) else { throw .memory("no room for page tables") }
         for (code, address) in [
             (ring0Code, Address.ring0), (ring3Code, Address.ring3), (handlerCode, Address.handler),
         ] {
@@ -124,6 +127,8 @@ public struct BreakpointSupport: Equatable, Sendable {
             return support
         }
         support.faulting = vcpu.stops(at: Address.handler)
+        // Else it went on to the OUT, and has the HLT before it.
+        support.privilegedFaults = support.faulting || vcpu.stops(at: Address.handler)
         return support
     }
 }

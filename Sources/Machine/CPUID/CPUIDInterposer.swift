@@ -5,7 +5,8 @@ import KVM
 /// Answers one vCPU's CPUID in userspace, by breakpoints (docs/live-cpuid.md).
 ///
 /// DR0 guards the guest's #GP handler: with CPUID faulting on, a CPUID in ring 3 arrives there. DR1 to DR3 guard CPUID
-/// instructions whose addresses are known. Both can be in use at once.
+/// instructions whose addresses are known. Both can be in use at once. Where neither reaches ring 3, a HLT in place of
+/// a known CPUID does.
 struct CPUIDInterposer: ~Copyable {
     /// Tally leaves answered so far.
     private(set) var answered = LeafReport.Answered()
@@ -16,11 +17,14 @@ struct CPUIDInterposer: ~Copyable {
 
     /// MSR_IA32_TSX_CTRL, which hides two bits of leaf 7.
     private static let tsxControl: UInt32 = 0x122
+    private static let hlt: UInt8 = 0xF4
 
     private let plan: LiveCPUIDPlan
     private let answers: TallyAnswers
     private let memory: GuestMemory
     private var sites: [UInt64]
+    /// Sites in ring 3 whose first byte is a HLT now.
+    private var planted: [UInt64] = []
     /// Linear address of the guest's #GP handler, while the breakpoint and CPUID faulting are on.
     private var handler: UInt64?
     /// The breakpoints are off for one instruction.
@@ -46,16 +50,33 @@ struct CPUIDInterposer: ~Copyable {
     var tscKHz: UInt32 { answers.tscKHz }
 
     /// True while the guest has not yet shown where its #GP handler is.
-    var isWaitingForHandler: Bool { plan.fault && handler == nil }
+    var isWaitingForHandler: Bool { plan.usesHandler && handler == nil }
 
     /// Arms the #GP handler's breakpoint and turns on CPUID faulting, if the guest's IDT has a gate 13 by now.
     mutating func armIfPossible(_ vcpu: borrowing VCPU) throws(KVMError) {
-        guard plan.fault else { return }
+        guard plan.usesHandler else { return }
         let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
         guard let found = generalProtectionHandler(linear, vcpu), found != handler else { return }
         handler = found
+        if plan.plants {
+            plant(linear)
+        }
         try setBreakpoints(vcpu)
-        try FaultingMSRs.enable(vcpu)
+        if plan.fault {
+            try FaultingMSRs.enable(vcpu)
+        }
+    }
+
+    /// Turns CPUIDs at sites that only ring 3 can run into HLT.
+    private mutating func plant(_ linear: LinearMemory) {
+        for site in sites {
+            guard let page = linear.walk(site), page.isUser, let code = memory.slice(page.physical, count: 2),
+                code.elementsEqual([0x0F, 0xA2])
+            else { continue }
+            code[0] = Self.hlt
+            planted.append(site)
+        }
+        sites.removeAll { planted.contains($0) }
     }
 
     /// KVM_EXIT_DEBUG: a CPUID of ours, or an event that is the guest's own.
@@ -85,7 +106,7 @@ struct CPUIDInterposer: ~Copyable {
         guard faultingMSRs.write(index, value) else { return false }
         // Linux writes 0x140 on each CPU when its IDT is final.
         try armIfPossible(vcpu)
-        if handler == nil {
+        if !plan.fault || handler == nil {
             try FaultingMSRs.set(vcpu, faulting: faultingMSRs.guestFaulting)
         }
         return true
@@ -96,7 +117,7 @@ struct CPUIDInterposer: ~Copyable {
         _ vcpu: borrowing VCPU, _ linear: LinearMemory, at address: UInt64
     ) throws(KVMError) {
         let isUser = linear.special.ss.dpl == 3
-        if isUser, handler != nil {
+        if isUser, plan.fault, handler != nil {
             // Faulting covers ring 3, and knows when the guest wants the fault for itself.
             sites.removeAll { $0 == address }
             return try setBreakpoints(vcpu)
@@ -118,7 +139,7 @@ struct CPUIDInterposer: ~Copyable {
             frame.fromUser, frame.errorCode == 0,
             let code = InterruptFrame.segment(frame.cs, linear, vcpu),
             let stack = InterruptFrame.segment(frame.ss, linear, vcpu),
-            let length = linear.cpuidLength(at: code.base &+ frame.rip, vcpu)
+            let length = cpuidLength(at: code.base &+ frame.rip, linear, vcpu)
         else { return try resume(vcpu) }
         var special = linear.special
         try vcpu.changeRegisters { (registers, vcpu) throws(KVMError) in
@@ -126,6 +147,11 @@ struct CPUIDInterposer: ~Copyable {
             frame.unwind(&registers, &special, code: code, stack: stack, past: length)
         }
         vcpu.changeSpecialRegisters(to: special)
+    }
+
+    /// Length of the instruction that raised #GP, if it is a CPUID or stands for one.
+    private func cpuidLength(at address: UInt64, _ linear: LinearMemory, _ vcpu: borrowing VCPU) -> UInt64? {
+        planted.contains(address) ? 2 : plan.fault ? linear.cpuidLength(at: address, vcpu) : nil
     }
 
     /// Writes the answer into RAX to RDX: ours live, any other as KVM itself would have given it.

@@ -38,23 +38,25 @@ struct LinearMemory {
             guard let translation = try? vcpu.translate(address), translation.valid != 0 else { return nil }
             return translation.physical_address
         }
-        return walk(address)
+        return walk(address)?.physical
     }
 
-    /// 4- or 5-level paging (SDM vol. 3A 5.5).
-    private func walk(_ address: UInt64) -> UInt64? {
+    /// 4- or 5-level paging (SDM vol. 3A 5.5): the physical address, and whether ring 3 may use it.
+    func walk(_ address: UInt64) -> (physical: UInt64, isUser: Bool)? {
         let addressBits: UInt64 = 0x000F_FFFF_FFFF_F000
         let fiveLevels = special.cr4 & 1 << 12 != 0
         var table = special.cr3 & addressBits
+        var isUser = true
         for shift in stride(from: UInt64(fiveLevels ? 48 : 39), through: 12, by: -9) {
             guard let entry = memory.load(UInt64.self, at: table + (address >> shift & 0x1FF) * 8), entry & 1 == 1
             else {
                 return nil
             }
+            isUser = isUser && entry & 4 != 0
             let isPage = shift == 12 || (entry & 0x80 != 0 && shift <= 30)
             if isPage {
                 let offset = (1 << shift) - 1 as UInt64
-                return entry & addressBits & ~offset | address & offset
+                return (entry & addressBits & ~offset | address & offset, isUser)
             }
             table = entry & addressBits
         }

@@ -18,6 +18,8 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     public let fault: Bool
     /// Guest linear addresses with a breakpoint, at most three.
     public let sites: [UInt64]
+    /// Sites in ring 3 are answered by a HLT in their place: #GP, where breakpoints and CPUID itself do not stop ring 3.
+    let plants: Bool
     /// RFLAGS.RF suppresses a breakpoint once; otherwise the VMM steps over it.
     let resumeFlagWorks: Bool
     /// Why not all that was asked for is there; nil when it is.
@@ -26,10 +28,14 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     /// DR0 is for the #GP handler.
     static let siteLimit = 3
 
-    static let snapshot = LiveCPUIDPlan(fault: false, sites: [], resumeFlagWorks: false, shortfall: nil)
+    static let snapshot = LiveCPUIDPlan(
+        fault: false, sites: [], plants: false, resumeFlagWorks: false, shortfall: nil)
 
     /// Whether any reading is live.
     public var isLive: Bool { fault || !sites.isEmpty }
+
+    /// Whether the guest's #GP handler has a breakpoint.
+    var usesHandler: Bool { fault || plants }
 
     /// What `leaf.mode` in JSON says: `fault`, `sites`, `fault+sites` or `snapshot`.
     public var name: String {
@@ -46,7 +52,7 @@ extension LiveCPUIDPlan {
     /// Settles on what works.
     ///
     /// - Throws: ``MachineError/configuration(_:)`` when the user named a mode that this host does not have.
-    init(_ mode: LiveCPUIDMode, sites: [UInt64], support: BreakpointSupport) throws(MachineError) {
+    init(_ mode: LiveCPUIDMode, sites: [UInt64], cpus: Int, support: BreakpointSupport) throws(MachineError) {
         let wantsFault = mode == .auto || mode == .fault
         let wantsSites = mode == .auto || mode == .sites
         switch mode {
@@ -59,6 +65,8 @@ extension LiveCPUIDPlan {
         }
         fault = wantsFault && support.faulting
         self.sites = wantsSites && support.hardware ? Array(sites.prefix(Self.siteLimit)) : []
+        // What is planted is there for all vCPUs, but each has its own breakpoint to wait for.
+        plants = !fault && !self.sites.isEmpty && support.privilegedFaults && cpus == 1
         resumeFlagWorks = support.resumeFlag
         shortfall = mode == .off ? nil : support.missing
     }

@@ -61,7 +61,7 @@ struct MachineDevices {
     let loop: EventLoop?
     let input: ConsoleInput?
 
-    /// The least that a section 6 guest finds: a UART for polling and the exit port.
+    /// The least that a bare-metal guest finds: a UART for polling and the exit port.
     init(bareMetal output: SerialOutput) {
         loop = nil
         input = nil

@@ -45,32 +45,32 @@ final class Platform: @unchecked Sendable {
     }
 
     /// KVM_EXIT_IO (kvm/api.rst 5): `count` accesses of `size` bytes each, their data in the run page.
+    ///
+    /// - Returns: false when a device claims the port: see ``claimedPortAccess(_:)``.
     @inline(__always)
-    func portAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
+    func portAccess(_ page: UnsafeMutablePointer<kvm_run>) -> Bool {
         let io = page.pointee.io
-        guard Int(io.port) < Self.portLimit, owners[Int(io.port)] != 0 else {
-            if io.direction == UInt8(KVM_EXIT_IO_IN) {
-                memset(UnsafeMutableRawPointer(page) + Int(io.data_offset), 0xFF, Int(io.size) &* Int(io.count))
-            }
-            return nil
+        guard Int(io.port) >= Self.portLimit || owners[Int(io.port)] == 0 else { return false }
+        if io.direction == UInt8(KVM_EXIT_IO_IN) {
+            allOnes(page)
         }
-        return claimedPortAccess(page)
+        return true
     }
 
     /// KVM_EXIT_MMIO: up to 8 bytes in the run page.
+    ///
+    /// - Returns: false when a device claims the address: see ``claimedMemoryAccess(_:)``.
     @inline(__always)
-    func memoryAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
-        guard page.pointee.mmio.phys_addr &- windowBase < windowSize else {
-            if page.pointee.mmio.is_write == 0 {
-                vmtally_answer_mmio(page, .max)
-            }
-            return nil
+    func memoryAccess(_ page: UnsafeMutablePointer<kvm_run>) -> Bool {
+        guard page.pointee.mmio.phys_addr &- windowBase >= windowSize else { return false }
+        if page.pointee.mmio.is_write == 0 {
+            vmtally_answer_mmio(page, .max)
         }
-        return claimedMemoryAccess(page)
+        return true
     }
 
-    @inline(never)
-    private func claimedPortAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
+    /// A port access that ``portAccess(_:)`` left.
+    func claimedPortAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
         let io = page.pointee.io
         let claim = claims[Int(owners[Int(io.port)]) - 1]
         let offset = UInt32(io.port - claim.base)
@@ -88,8 +88,8 @@ final class Platform: @unchecked Sendable {
         return nil
     }
 
-    @inline(never)
-    private func claimedMemoryAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
+    /// A memory access that ``memoryAccess(_:)`` left.
+    func claimedMemoryAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
         let offset = page.pointee.mmio.phys_addr - windowBase
         let device = slots[Int(offset >> 12)]
         let access = UnsafeMutableRawBufferPointer(
@@ -99,5 +99,12 @@ final class Platform: @unchecked Sendable {
             return nil
         }
         return device.write(UInt32(offset & 0xFFF), UnsafeRawBufferPointer(access))
+    }
+
+    /// A read that nobody answers.
+    @inline(never)
+    private func allOnes(_ page: UnsafeMutablePointer<kvm_run>) {
+        let io = page.pointee.io
+        memset(UnsafeMutableRawPointer(page) + Int(io.data_offset), 0xFF, Int(io.size) &* Int(io.count))
     }
 }

@@ -9,7 +9,7 @@
 
 #define GUEST_INLINE static inline __attribute__((always_inline))
 
-/* What RDI points to at entry (DESIGN.md, section 6). */
+/* What RDI points to at entry (docs/guests.md). */
 struct guest_boot_info {
 	uint64_t magic;         /* GUEST_BOOT_MAGIC */
 	uint64_t memory_bytes;
@@ -46,6 +46,14 @@ struct guest_mailbox {
 };
 
 struct guest_mailbox *guest_mailbox(uint32_t vcpu);
+
+/* CPUID in ring 0 by an instruction that no VMM is told of. */
+GUEST_INLINE void guest_cpuid_inline(uint32_t leaf, uint32_t subleaf, struct guest_registers *result)
+{
+	__asm__ volatile("cpuid"
+			 : "=a"(result->eax), "=b"(result->ebx), "=c"(result->ecx), "=d"(result->edx)
+			 : "a"(leaf), "c"(subleaf));
+}
 
 GUEST_INLINE void guest_out8(uint16_t port, uint8_t value)
 {
@@ -107,6 +115,10 @@ GUEST_INLINE void guest_copy(void *to, const void *from, size_t count)
 #define GUEST_TEXT_BUFFER_SIZE 8192
 unsigned char *guest_text_buffer(void);
 
+/* There is no heap: memory for the guest's own use, zero at the start; one for all. */
+#define GUEST_SCRATCH_SIZE 8192
+void *guest_scratch(void);
+
 /* Device memory: one MOV of exactly that width each. */
 GUEST_INLINE void guest_mmio_write8(uint64_t address, uint8_t value)
 {
@@ -159,6 +171,15 @@ GUEST_INLINE uint64_t guest_tsc(void)
 GUEST_INLINE void guest_pause(void)
 {
 	__asm__ volatile("pause" : : : "memory");
+}
+
+/*
+ * A pause for as long as another vCPU may take. No device of the guest interrupts it, but the host needs its own
+ * interrupts to run the other vCPU at all, and SVM as Bochs 2.7 emulates it holds them back while the guest's are off.
+ */
+GUEST_INLINE void guest_yield(void)
+{
+	__asm__ volatile("sti; nop; pause; cli" : : : "memory");
 }
 
 /* Interrupts are off: this ends the vCPU. */

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef CBENCHMARKS_H
+#define CBENCHMARKS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/*
+ * Runs a section 6 guest (DESIGN: a static ELF64 in long mode) to its end on a VMM in plain C that counts and times
+ * nothing. What the guest sends to the UART goes to `serial`. Returns how many bytes that was, or -errno.
+ */
+long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity);
+
+/* The compiler of the C code. */
+const char *plain_loop_compiler(void);
+
+/* Keeps the calling thread, and those that it starts, on one CPU: the last that it may use. Returns it, or -errno. */
+int pin_to_last_cpu(void);
+
+/* One run of a program: how long it took to its first byte on standard output, and how large it grew. */
+struct program_run {
+	uint64_t first_byte_ns; /* from just before fork; 0 if nothing came */
+	uint64_t wall_ns;
+	long peak_kib;      /* VmHWM as the program exits; 0 unless asked for */
+	long anonymous_kib; /* RssAnon at that moment */
+	int status;         /* as wait(2) gives it */
+};
+
+/*
+ * Runs argv[0]. With `measure_memory` it is stopped once, as it exits, and its peak resident size read: ru_maxrss
+ * would not do, for it starts from what the parent had at fork. Returns 0 or -errno.
+ */
+int program_run(char *const argv[], int measure_memory, struct program_run *run);
+
+#endif

@@ -1,0 +1,94 @@
+import CBenchmarks
+import Machine
+
+/// The exit loop against the same loop without accounting, and against a plain C program, on the same guest.
+///
+/// All three run in each round, in an order that changes from round to round, on one CPU. A sample is the median of the
+/// guest's chunks, so that what else the machine does meanwhile moves it little; a round's ratios compare neighbours in
+/// time.
+struct LoopBenchmark {
+    var rounds = 25
+    /// Exits of one sample: 100 chunks of 2,000.
+    var chunks = 100
+    var exitsPerChunk = 2_000
+
+    enum Loop: CaseIterable {
+        case counted, uncounted, plainC
+    }
+
+    func run(progress: (String) -> Void) throws -> [Figure] {
+        try LoopGuest.Exit.allCases.flatMap { exit in
+            let guest = LoopGuest(exit, chunks: chunks, exits: exitsPerChunk)
+            var samples: [Loop: [Double]] = [:]
+            for round in -1..<rounds {
+                for loop in Self.order(round) {
+                    let cycles = try sample(loop, guest)
+                    // The first round warms up.
+                    if round >= 0 {
+                        samples[loop, default: []].append(cycles)
+                    }
+                }
+                progress("\(exit.rawValue): round \(round + 1) of \(rounds)")
+            }
+            return figures(exit, samples)
+        }
+    }
+
+    /// One of the six orders.
+    private static func order(_ round: Int) -> [Loop] {
+        var rest = Loop.allCases
+        let first = rest.remove(at: (round + 6) % 3)
+        return [first] + ((round + 6) / 3 % 2 == 0 ? rest : rest.reversed())
+    }
+
+    /// Cycles per exit, as the guest saw it.
+    private func sample(_ loop: Loop, _ guest: LoopGuest) throws -> Double {
+        let serial = loop == .plainC ? try runPlainC(guest) : try runVMTally(guest, counting: loop == .counted)
+        guard let cycles = guest.cycles(serial) else {
+            throw BenchmarkError("the guest sent \(serial.count) bytes, not \(guest.chunks * 8)")
+        }
+        return Series(cycles).median
+    }
+
+    private func runVMTally(_ guest: LoopGuest, counting: Bool) throws -> [UInt8] {
+        var configuration = MachineConfiguration()
+        configuration.liveCPUID = .off
+        configuration.serial = .capture
+        configuration.countsExits = counting
+        let machine = try guest.elf.withUnsafeBytes { try Machine(configuration, elf: $0) }
+        let result = try machine.run()
+        let expected = counting ? UInt64(guest.chunks * (guest.exits + 8) + 1) : 0
+        guard case .exited(status: 1) = result.end, result.total.total.count == expected else {
+            throw BenchmarkError("the guest ended with \(result.end) after \(result.total.total.count) exits")
+        }
+        return machine.output.captured
+    }
+
+    private func runPlainC(_ guest: LoopGuest) throws -> [UInt8] {
+        var serial = [UInt8](repeating: 0, count: guest.chunks * 8)
+        let length = plain_loop_run(
+            guest.elf, guest.elf.count, MachineConfiguration().memoryMiB << 20, &serial, serial.count)
+        guard length >= 0 else { throw BenchmarkError("the C program failed with errno \(-length)") }
+        return Array(serial.prefix(length))
+    }
+
+    private func figures(_ exit: LoopGuest.Exit, _ samples: [Loop: [Double]]) -> [Figure] {
+        let counted = samples[.counted, default: []]
+        let uncounted = samples[.uncounted, default: []]
+        let plainC = samples[.plainC, default: []]
+        func ratio(_ name: String, _ some: [Double], _ others: [Double], target: Double? = nil) -> Figure {
+            Figure(
+                "\(exit.rawValue): \(name)", unit: "ratio", zip(some, others).map { $0 / $1 },
+                ratioOfMedians: Series(some).median / Series(others).median, target: target)
+        }
+        let name = exit.rawValue
+        return [
+            Figure("\(name): vmtally", unit: "cycles/exit", counted),
+            Figure("\(name): the same loop without accounting", unit: "cycles/exit", uncounted),
+            Figure("\(name): plain C", unit: "cycles/exit", plainC),
+            ratio("vmtally / without accounting", counted, uncounted, target: 1.01),
+            ratio("vmtally / plain C", counted, plainC, target: 1.01),
+            ratio("without accounting / plain C", uncounted, plainC),
+        ]
+    }
+}

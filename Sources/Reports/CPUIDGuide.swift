@@ -1,0 +1,219 @@
+/// The meaning of single CPUID bits: the KVM features that a guest looks for, and the processor features that bear on
+/// virtualization.
+public struct CPUIDBitGuide: Equatable, Sendable {
+    public let bit: Int
+    public let name: String
+    /// What a guest does with it.
+    public let meaning: String
+    /// What it costs the guest not to have it.
+    public let cost: String
+
+    init(_ bit: Int, _ name: String, _ meaning: String, _ cost: String) {
+        self.bit = bit
+        self.name = name
+        self.meaning = meaning
+        self.cost = cost
+    }
+
+    /// EAX of leaf 0x40000001: KVM_FEATURE_* (kvm/x86/cpuid.rst; arch/x86/include/uapi/asm/kvm_para.h). The other
+    /// bits are reserved.
+    public static let kvmFeatures: [CPUIDBitGuide] = [
+        .init(
+            0, "KVM_FEATURE_CLOCKSOURCE", "kvmclock through MSRs 0x11 and 0x12",
+            "only guests older than Linux 2.6.35 miss it"),
+        .init(
+            1, "KVM_FEATURE_NOP_IO_DELAY", "port I/O needs no delay",
+            "each delayed port access may cost one more exit, for port 0x80"),
+        .init(
+            2, "KVM_FEATURE_MMU_OP", "page-table changes by hypercall (deprecated)",
+            "nothing: today's kernels neither offer nor use it"),
+        .init(
+            3, "KVM_FEATURE_CLOCKSOURCE2", "kvmclock through MSRs 0x4b564d00 and 0x4b564d01",
+            "time from the TSC if that is trusted, else from slow timers: an exit for each reading"),
+        .init(
+            4, "KVM_FEATURE_ASYNC_PF", "a thread waits for a swapped-out page, not the vCPU",
+            "the vCPU stands still while the host reads a page in"),
+        .init(
+            5, "KVM_FEATURE_STEAL_TIME", "time during which the vCPU was not run",
+            "stolen time looks like the guest's own work; no help from vcpu_is_preempted"),
+        .init(
+            6, "KVM_FEATURE_PV_EOI", "end of interrupt by a bit in memory",
+            "an APIC exit for each interrupt, where the processor has no APIC virtualization"),
+        .init(
+            7, "KVM_FEATURE_PV_UNHALT", "spinlocks halt instead of spinning, and are woken by hypercall",
+            "with more vCPUs than CPUs, vCPUs spin for a lock whose holder does not run"),
+        .init(
+            9, "KVM_FEATURE_PV_TLB_FLUSH", "TLB flush of vCPUs that do not run is put off",
+            "IPIs to vCPUs that do not run, and waiting for them"),
+        .init(
+            10, "KVM_FEATURE_ASYNC_PF_VMEXIT", "async page fault as an exit to a nested hypervisor",
+            "nested guests are stopped by page-in of their hypervisor's memory"),
+        .init(
+            11, "KVM_FEATURE_PV_SEND_IPI", "IPIs to many vCPUs by one hypercall",
+            "one exit for each IPI, where the processor does not deliver them itself"),
+        .init(
+            12, "KVM_FEATURE_POLL_CONTROL", "the guest can turn host polling on HLT off",
+            "host and guest both poll with cpuidle-haltpoll: CPU time for nothing"),
+        .init(
+            13, "KVM_FEATURE_PV_SCHED_YIELD", "the sender of an IPI yields to its target",
+            "it spins until a vCPU that does not run has answered"),
+        .init(
+            14, "KVM_FEATURE_ASYNC_PF_INT", "async page fault by interrupt, as Linux wants it since 5.8",
+            "Linux does not use async page faults at all: see KVM_FEATURE_ASYNC_PF"),
+        .init(
+            15, "KVM_FEATURE_MSI_EXT_DEST_ID", "15-bit APIC IDs in MSIs without interrupt remapping",
+            "no device interrupts for vCPUs above 255, unless there is a virtual IOMMU"),
+        .init(
+            16, "KVM_FEATURE_HC_MAP_GPA_RANGE", "hypercall that tells which pages are encrypted",
+            "only SEV guests miss it: they cannot be migrated"),
+        .init(
+            17, "KVM_FEATURE_MIGRATION_CONTROL", "MSR by which the guest allows migration",
+            "only SEV guests miss it: they cannot be migrated"),
+        .init(
+            24, "KVM_FEATURE_CLOCKSOURCE_STABLE_BIT", "kvmclock never runs backwards between vCPUs",
+            "each reading of the clock takes a locked instruction shared by all vCPUs, and no vDSO"),
+    ]
+
+    /// EDX of leaf 0x40000001: KVM_HINTS_*, which the VMM sets and KVM does not.
+    public static let kvmHints: [CPUIDBitGuide] = [
+        .init(
+            0, "KVM_HINTS_REALTIME", "vCPUs are never held up for long",
+            "the guest uses paravirtual locks and flushes; right unless each vCPU has a CPU of its own")
+    ]
+}
+
+/// Bits of a processor leaf that matter to a VMM or to what its guests cost.
+struct CPUIDLeafGuide {
+    enum Register: String, Codable { case eax, ebx, ecx, edx }
+
+    let leaf: UInt32
+    let subleaf: UInt32
+    let register: Register
+    let bits: [(bit: Int, name: String, meaning: String)]
+
+    static let all: [CPUIDLeafGuide] = [
+        .init(
+            leaf: 1, subleaf: 0, register: .ecx,
+            bits: [
+                (3, "MONITOR", "MONITOR and MWAIT"), (5, "VMX", "a guest can run VMs (Intel)"),
+                (17, "PCID", "tagged TLB"),
+                (21, "X2APIC", "APIC by MSR: fewer, faster exits"), (22, "MOVBE", "MOVBE"),
+                (24, "TSC_DEADLINE", "APIC timer by TSC deadline"),
+                (26, "XSAVE", "extended register state"), (28, "AVX", "256-bit vectors"),
+                (30, "RDRAND", "random numbers"),
+                (31, "HYPERVISOR", "tells the guest that it is one: leaves 0x40000000 exist"),
+            ]),
+        .init(
+            leaf: 1, subleaf: 0, register: .edx,
+            bits: [
+                (3, "PSE", "4 MiB pages"), (4, "TSC", "RDTSC"), (6, "PAE", "36-bit paging"), (9, "APIC", "local APIC"),
+                (12, "MTRR", "memory types"), (13, "PGE", "global pages"), (28, "HTT", "more than one logical CPU"),
+            ]),
+        .init(
+            leaf: 6, subleaf: 0, register: .eax, bits: [(2, "ARAT", "the APIC timer never stops: no broadcast timer")]),
+        .init(
+            leaf: 7, subleaf: 0, register: .ebx,
+            bits: [
+                (0, "FSGSBASE", "FS and GS base without MSRs"), (1, "TSC_ADJUST", "TSC_ADJUST MSR"),
+                (2, "SGX", "enclaves"),
+                (7, "SMEP", "no execution of user pages"), (10, "INVPCID", "INVPCID"),
+                (20, "SMAP", "no access to user pages"),
+            ]),
+        .init(
+            leaf: 7, subleaf: 0, register: .ecx,
+            bits: [
+                (2, "UMIP", "SGDT and such not for user mode"), (3, "PKU", "protection keys"),
+                (5, "WAITPKG", "UMWAIT and TPAUSE: waits that need not exit"), (16, "LA57", "57-bit addresses"),
+                (22, "RDPID", "RDPID"), (24, "BUS_LOCK_DETECT", "bus locks trap"),
+            ]),
+        .init(
+            leaf: 7, subleaf: 0, register: .edx,
+            bits: [
+                (18, "PCONFIG", "memory encryption keys"),
+                (26, "SPEC_CTRL", "IBRS and IBPB: MSR writes in each switch"),
+                (29, "ARCH_CAPABILITIES", "which mitigations the guest can leave out"),
+                (31, "SSBD", "store bypass disable"),
+            ]),
+        .init(
+            leaf: 0xD, subleaf: 1, register: .eax,
+            bits: [
+                (0, "XSAVEOPT", "XSAVEOPT"), (1, "XSAVEC", "compacted state"), (3, "XSAVES", "supervisor state"),
+                (4, "XFD", "AMX state on demand"),
+            ]),
+        .init(
+            leaf: 0x8000_0001, subleaf: 0, register: .ecx,
+            bits: [
+                (2, "SVM", "a guest can run VMs (AMD)"), (22, "TOPOEXT", "topology leaf 0x8000001E"),
+                (28, "PERFCTR_LLC", "last-level cache counters"), (29, "MWAITX", "MWAITX"),
+            ]),
+        .init(
+            leaf: 0x8000_0001, subleaf: 0, register: .edx,
+            bits: [
+                (11, "SYSCALL", "SYSCALL"), (20, "NX", "no-execute pages"), (26, "GBPAGES", "1 GiB pages"),
+                (27, "RDTSCP", "RDTSCP"), (29, "LM", "64-bit mode"),
+            ]),
+        .init(
+            leaf: 0x8000_0007, subleaf: 0, register: .edx,
+            bits: [(8, "INVARIANT_TSC", "the TSC can be trusted as a clock")]),
+        .init(
+            leaf: 0x8000_000A, subleaf: 0, register: .edx,
+            bits: [
+                (0, "NPT", "nested page tables for the guest's VMs"), (2, "SVML", "SVM lock"),
+                (3, "NRIPS", "next RIP saved"),
+                (4, "TSC_RATE", "TSC scaling"), (10, "PAUSEFILTER", "PAUSE exits after a count"),
+                (13, "AVIC", "interrupts without exits"), (16, "VGIF", "virtual interrupt flag"),
+                (25, "VNMI", "virtual NMIs"),
+            ]),
+        .init(
+            leaf: 0x8000_001F, subleaf: 0, register: .eax,
+            bits: [
+                (0, "SME", "encrypted memory"), (1, "SEV", "encrypted guests"), (3, "SEV_ES", "encrypted registers"),
+                (4, "SEV_SNP", "encrypted guests with integrity"),
+            ]),
+    ]
+
+    /// What a leaf is about, for those that a reader may look for.
+    static func title(_ leaf: UInt32) -> String? {
+        switch leaf {
+        case 0: "highest leaf, vendor"
+        case 1: "version, features"
+        case 2: "caches (Intel)"
+        case 4: "caches"
+        case 5: "MONITOR/MWAIT"
+        case 6: "power and thermal"
+        case 7: "features"
+        case 0xA: "performance counters (Intel)"
+        case 0xB: "topology"
+        case 0xD: "XSAVE state"
+        case 0x12: "SGX"
+        case 0x14: "processor trace"
+        case 0x15: "TSC and crystal clock"
+        case 0x16: "frequencies"
+        case 0x1D, 0x1E: "AMX tiles"
+        case 0x1F: "topology, with dies"
+        case 0x24: "AVX10"
+        case 0x4000_0000: "hypervisor signature"
+        case 0x4000_0001: "KVM features and hints"
+        case 0x4000_0010: "TSC and APIC timer frequency (VMware's convention)"
+        case 0x4FFF_FF00: "vmtally signature"
+        case 0x4FFF_FF01: "vmtally features"
+        case 0x4FFF_FFFD: "vmtally: count and cycles of a reason"
+        case 0x4FFF_FFFE: "vmtally: count of a reason"
+        case 0x4FFF_FFFF: "vmtally: count and cycles of all exits"
+        case 0x8000_0000: "highest extended leaf"
+        case 0x8000_0001: "extended features"
+        case 0x8000_0002...0x8000_0004: "processor name"
+        case 0x8000_0005: "L1 caches (AMD)"
+        case 0x8000_0006: "L2 and L3 caches"
+        case 0x8000_0007: "power management, TSC"
+        case 0x8000_0008: "address sizes"
+        case 0x8000_000A: "SVM"
+        case 0x8000_001D: "caches (AMD)"
+        case 0x8000_001E: "topology (AMD)"
+        case 0x8000_001F: "memory encryption (AMD)"
+        case 0x8000_0021: "features (AMD)"
+        case 0x8000_0022: "performance counters (AMD)"
+        default: nil
+        }
+    }
+}

@@ -1,0 +1,14 @@
+/* What the tests need of Linux that Swift cannot call: variadic functions, and those of GNU. */
+#ifndef CTESTSUPPORT_H
+#define CTESTSUPPORT_H
+
+/*
+ * From now on an ioctl of this request on the calling thread does not reach the kernel: it returns 0, or -1 with errno
+ * set to `error` if that is not 0. For good: let the thread end. Returns 0, or an errno.
+ */
+int ctest_answer_ioctl(unsigned long request, int error);
+
+/* A file of `size` zero bytes that has no name, or -1. */
+int ctest_memory_file(long size);
+
+#endif

@@ -1,0 +1,93 @@
+import CLinuxKVM
+import ExitStats
+import Machine
+
+/// Known numbers of exits, counted by us, by KVM's statistics and, where they are to be had, by its tracepoints.
+struct ExactCounts {
+    private let outs: UInt32
+    private let writes: UInt32
+    private let reads: UInt32
+
+    private static let address: UInt64 = 0x10_0000
+
+    init(scale: UInt32) {
+        outs = 1_000_000 / scale
+        writes = 100_000 / scale
+        reads = 10_000 / scale
+    }
+
+    func check(_ checks: inout Checks) throws {
+        var configuration = MachineConfiguration()
+        configuration.liveCPUID = .off
+        configuration.userspaceMSRs = [0xCE...0xCE]
+        let machine = try elf.withUnsafeBytes { try Machine(configuration, elf: $0) }
+        // kvm_exit counts what the processor does, kvm_userspace_exit what reaches us.
+        let hardware = TracepointCounts(event: "kvm_exit", key: "exit_reason")
+        let userspace = TracepointCounts(event: "kvm_userspace_exit", key: "reason")
+        let result = try machine.run()
+        let byHardware = hardware?.counts() ?? [:]
+        let byUserspace = userspace?.counts() ?? [:]
+        hardware?.stop()
+        userspace?.stop()
+
+        let total = result.total
+        checks.expect("ended by HLT", result.end == .halted, "\(result.end)")
+        let expected: [(Int32, UInt64)] = [
+            (KVM_EXIT_IO, UInt64(outs)), (KVM_EXIT_MMIO, UInt64(writes)), (KVM_EXIT_X86_RDMSR, UInt64(reads)),
+            (KVM_EXIT_HLT, 1),
+        ]
+        for (reason, count) in expected {
+            let code = UInt32(reason)
+            checks.expectEqual(ReasonVocabulary.kvm.name(code), total[code]?.count ?? 0, count)
+        }
+        let sum = expected.reduce(0) { $0 + $1.1 }
+        checks.expectEqual("all userspace exits", total.total.count, sum)
+
+        let kernel = result.kernel.values["exits"] ?? 0
+        checks.expect("KVM's exits (\(kernel)) hold ours", kernel >= sum, "ours are \(sum)")
+        if byHardware.isEmpty {
+            checks.skip(
+                "VM exits by reason", because: "the kvm_exit tracepoint does not fire here, or this is not root")
+        } else {
+            // A stop and start of the trigger around the run: what other VMs do would show here.
+            checks.expectEqual("kvm_exit tracepoint against KVM's exits", byHardware.values.reduce(0, +), kernel)
+            checks.note(
+                byHardware.sorted { $0.key < $1.key }.map { "reason \($0.key): \($0.value)" }.joined(separator: "\n"))
+        }
+        if byUserspace.isEmpty {
+            checks.skip("userspace exits by reason", because: "no kvm_userspace_exit tracepoint, or this is not root")
+        } else {
+            let ours = Dictionary(uniqueKeysWithValues: total.reasons.map { (UInt64($0.code), $0.count) })
+            checks.expect(
+                "kvm_userspace_exit tracepoint by reason", byUserspace == ours, "\(byUserspace), ours \(ours)")
+        }
+    }
+
+    // mov $outs, %ecx; mov $0x2000, %dx; 1: out %al, (%dx); dec %ecx; jnz 1b
+    // mov $0xD0000000, %ebx; mov $writes, %ecx; 2: mov %eax, (%rbx); dec %ecx; jnz 2b
+    // mov $reads, %esi; mov $0xCE, %ecx; 3: rdmsr; dec %esi; jnz 3b; hlt
+    private var code: [UInt8] {
+        [0xB9] + bytes(outs) + [0x66, 0xBA, 0x00, 0x20, 0xEE, 0xFF, 0xC9, 0x75, 0xFB]
+            + [0xBB, 0x00, 0x00, 0x00, 0xD0, 0xB9] + bytes(writes) + [0x89, 0x03, 0xFF, 0xC9, 0x75, 0xFA]
+            + [0xBE] + bytes(reads) + [0xB9, 0xCE, 0x00, 0x00, 0x00, 0x0F, 0x32, 0xFF, 0xCE, 0x75, 0xFA, 0xF4]
+    }
+
+    /// The code as an ELF64 executable with one segment.
+    private var elf: [UInt8] {
+        let code = code
+        let size = UInt64(code.count)
+        let identification: [UInt8] = [0x7F, 0x45, 0x4C, 0x46, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        let header =
+            bytes(UInt16(2)) + bytes(UInt16(62)) + bytes(UInt32(1)) + bytes(Self.address) + bytes(UInt64(64))
+            + bytes(UInt64(0)) + bytes(UInt32(0)) + bytes(UInt16(64)) + bytes(UInt16(56)) + bytes(UInt16(1))
+            + bytes(UInt16(64)) + bytes(UInt32(0))
+        let segment =
+            bytes(UInt32(1)) + bytes(UInt32(7)) + bytes(UInt64(120)) + bytes(Self.address) + bytes(Self.address)
+            + bytes(size) + bytes(size) + bytes(UInt64(4096))
+        return identification + header + segment + code
+    }
+
+    private func bytes(_ value: some FixedWidthInteger) -> [UInt8] {
+        withUnsafeBytes(of: value.littleEndian) { Array($0) }
+    }
+}

@@ -1,0 +1,67 @@
+import Foundation
+import Testing
+
+/// The fidelity checks on real kvm-intel and kvm-amd: stock Debian hosts under emulation (docs/lab.md).
+@Suite("Lab")
+struct LabTests {
+    /// A ground, and what live CPUID must be there.
+    struct Ground: CustomTestStringConvertible, Sendable {
+        let name: String
+        let mode: String
+        /// Divides the numbers of exits: Bochs makes a few thousand a second.
+        let scale: Int
+
+        var testDescription: String { name }
+    }
+
+    @Test(
+        "every count is KVM's own, and live CPUID is what this ground can do",
+        .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"),
+        arguments: [
+            // QEMU's TCG honours no debug registers under VMRUN: the snapshot is all there is.
+            Ground(name: "svm", mode: "snapshot", scale: 10),
+            Ground(name: "vmx", mode: "fault+sites", scale: 100),
+            Ground(name: "svm-b", mode: "fault+sites", scale: 100),
+        ])
+    func fidelity(ground: Ground) throws {
+        let run = try Lab.run(
+            ground.name, [Lab.fidelity, "--expect", ground.mode, "--scale", "\(ground.scale)"])
+        #expect(run.status == 0, "\(run.output)")
+        #expect(run.output.contains(" passed, 0 failed"), "\(run.output)")
+    }
+}
+
+enum Lab {
+    private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
+    static let fidelity = root.appending(path: "build/vmtally-fidelity").path
+    private static let runner = root.appending(path: "Tests/Lab/run").path
+
+    /// Why there is no lab here; nil when there is one. CI must have it.
+    static let missing: String? = {
+        if ProcessInfo.processInfo.environment["CI"] != nil {
+            return nil
+        }
+        guard FileManager.default.isExecutableFile(atPath: fidelity) else {
+            return "build/vmtally-fidelity is not built: make test builds it"
+        }
+        let tools = ["qemu-system-x86_64", "bochs", "genisoimage"]
+        let absent = tools.filter { !FileManager.default.isExecutableFile(atPath: "/usr/bin/\($0)") }
+        return absent.isEmpty || getuid() == 0 ? nil : "not installed: \(absent.joined(separator: ", "))"
+    }()
+
+    /// Runs a command in an emulated host; the runner has time limits of its own.
+    static func run(_ ground: String, _ command: [String]) throws -> (status: Int32, output: String) {
+        let process = Process()
+        let pipe = Pipe()
+        process.executableURL = URL(filePath: runner)
+        process.arguments = [ground, "--"] + command
+        process.standardOutput = pipe
+        process.standardError = pipe
+        process.standardInput = FileHandle.nullDevice
+        try process.run()
+        let output = try pipe.fileHandleForReading.readToEnd() ?? Data()
+        process.waitUntilExit()
+        return (process.terminationStatus, String(decoding: output, as: UTF8.self))
+    }
+}

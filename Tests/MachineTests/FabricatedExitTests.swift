@@ -1,0 +1,142 @@
+import ExitStats
+import Glibc
+import KVM
+import Testing
+
+@testable import Machine
+
+/// Exits that this host, or any host, cannot be made to give: made up.
+struct FabricatedExitTests {
+    struct Case: CustomTestStringConvertible, Sendable {
+        let testDescription: String
+        let reason: Int32
+        /// What the report begins with.
+        let cause: String
+        let prepare: @Sendable (UnsafeMutablePointer<kvm_run>) -> Void
+
+        init(
+            _ reason: Int32, _ cause: String,
+            _ prepare: @escaping @Sendable (UnsafeMutablePointer<kvm_run>) -> Void = { _ in }
+        ) {
+            testDescription = cause
+            self.reason = reason
+            self.cause = cause
+            self.prepare = prepare
+        }
+    }
+
+    static let failures = [
+        Case(KVM_EXIT_SHUTDOWN, "KVM_EXIT_SHUTDOWN: triple fault"),
+        Case(KVM_EXIT_FAIL_ENTRY, "KVM_EXIT_FAIL_ENTRY: hardware entry failure reason 0x80000021 on CPU 3") {
+            $0.pointee.fail_entry.hardware_entry_failure_reason = 0x8000_0021
+            $0.pointee.fail_entry.cpu = 3
+        },
+        Case(KVM_EXIT_FAIL_ENTRY, "KVM_EXIT_FAIL_ENTRY: hardware entry failure reason 0xffffffffffffffff on CPU 0") {
+            $0.pointee.fail_entry.hardware_entry_failure_reason = .max
+        },
+        Case(KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR: KVM cannot emulate the instruction at RIP") {
+            $0.pointee.internal.suberror = UInt32(KVM_INTERNAL_ERROR_EMULATION)
+        },
+        Case(KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR: simultaneous exceptions") {
+            $0.pointee.internal.suberror = UInt32(KVM_INTERNAL_ERROR_SIMUL_EX)
+        },
+        Case(KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR: exit while an event was being delivered") {
+            $0.pointee.internal.suberror = UInt32(KVM_INTERNAL_ERROR_DELIVERY_EV)
+        },
+        Case(KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR: exit reason that KVM does not know") {
+            $0.pointee.internal.suberror = UInt32(KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON)
+        },
+        Case(KVM_EXIT_INTERNAL_ERROR, "KVM_EXIT_INTERNAL_ERROR: suberror 4294967295") {
+            $0.pointee.internal.suberror = .max
+            $0.pointee.internal.ndata = .max
+        },
+        Case(KVM_EXIT_EXCEPTION, "KVM_EXIT_EXCEPTION: vector 14, error code 0x5") {
+            $0.pointee.ex.exception = 14
+            $0.pointee.ex.error_code = 5
+        },
+        Case(KVM_EXIT_UNKNOWN, "KVM_EXIT_UNKNOWN: hardware exit reason 0x77") {
+            $0.pointee.hw.hardware_exit_reason = 0x77
+        },
+        Case(KVM_EXIT_HYPERCALL, "KVM_EXIT_HYPERCALL: an exit that this VMM does not handle"),
+        Case(KVM_EXIT_NMI, "KVM_EXIT_NMI: an exit that this VMM does not handle"),
+    ]
+
+    @Test(arguments: failures) func failureIsReportedWithoutAVCPU(_ test: Case) throws {
+        let outcome = try FabricatedExit.run(try FabricatedExit.absentVCPU(), try GuestMemory(mebibytes: 1)) { page in
+            page.pointee.exit_reason = UInt32(test.reason)
+            test.prepare(page)
+        }
+        let failure = try #require(outcome.failure)
+        #expect(failure == GuestFailure(vcpu: 0, cause: test.cause, state: ""))
+        #expect(outcome.end?.exitStatus == 1)
+        #expect(outcome.end?.reason == "failed")
+        #expect(outcome.tally.reasons.map(\.code) == [UInt32(test.reason)])
+        #expect(outcome.tally.total.count == 1)
+        #expect(outcome.tally.total.cycles > 0)
+    }
+
+    @Test(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"), arguments: failures)
+    func failureIsReportedWithRegisters(_ test: Case) throws {
+        let bare = try BareVCPU(TinyGuest([0x0F, 0x0B]))
+        let memory = bare.memory
+        let outcome = try FabricatedExit.run(bare.takeVCPU(), memory) { page in
+            page.pointee.exit_reason = UInt32(test.reason)
+            test.prepare(page)
+        }
+        let failure = try #require(outcome.failure)
+        #expect(failure.cause == test.cause)
+        #expect(failure.state.contains("rip    0000000000100000"))
+        #expect(failure.state.contains("bytes at rip: bb 00 00 11 00 0f 0b"))
+        #expect("\(failure)".hasPrefix("vCPU 0: \(test.cause)\n  rip"))
+    }
+
+    /// A reason that came after us is counted under its own code, whatever it is.
+    @Test(arguments: [77, 255, 256, 0x400, 0x1234_5678, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF] as [UInt32])
+    func unknownReasonIsCountedUnderItsOwnCode(_ reason: UInt32) throws {
+        let outcome = try FabricatedExit.run(try FabricatedExit.absentVCPU(), try GuestMemory(mebibytes: 1)) {
+            $0.pointee.exit_reason = reason
+        }
+        #expect(outcome.tally.reasons.map(\.code) == [reason])
+        #expect(outcome.tally[reason]?.count == 1)
+        #expect(outcome.end?.exitStatus == 1)
+        #expect(outcome.failure?.cause.contains("an exit that this VMM does not handle") == true)
+    }
+
+    @Test(
+        arguments: [
+            (KVM_SYSTEM_EVENT_SHUTDOWN, 0), (KVM_SYSTEM_EVENT_RESET, 0), (KVM_SYSTEM_EVENT_CRASH, 1), (77, 0),
+        ] as [(Int32, Int32)])
+    func systemEventEndsTheRun(type: Int32, status: Int32) throws {
+        let outcome = try FabricatedExit.run(try FabricatedExit.absentVCPU(), try GuestMemory(mebibytes: 1)) {
+            $0.pointee.exit_reason = UInt32(KVM_EXIT_SYSTEM_EVENT)
+            $0.pointee.system_event.type = UInt32(type)
+        }
+        #expect(outcome.end == .systemEvent(type: UInt32(type)))
+        #expect(outcome.end?.exitStatus == status)
+        #expect(outcome.tally[UInt32(KVM_EXIT_SYSTEM_EVENT)]?.count == 1)
+    }
+
+    @Test(
+        arguments: [(EFAULT, "Bad address"), (EINVAL, "Invalid argument"), (ENOEXEC, "Exec format error")]
+            as [(Int32, String)])
+    func failedRunIsReported(error: Int32, text: String) throws {
+        let memory = try GuestMemory(mebibytes: 1)
+        let outcome = try FabricatedExit.run(try FabricatedExit.absentVCPU(), memory, error: error) { page in
+            // Of the exit before; an error leaves it alone.
+            page.pointee.exit_reason = UInt32(KVM_EXIT_IO)
+        }
+        #expect(outcome.failure?.cause == "KVM_RUN: \(text)")
+        #expect(outcome.end?.exitStatus == 1)
+        #expect(outcome.tally[UInt32(KVM_EXIT_IO)] == nil)
+    }
+
+    /// A signal during a run that has its end stops the vCPU and does not change the end.
+    @Test(arguments: [EINTR, EAGAIN]) func interruptedRunStopsWhenItHasEnded(error: Int32) throws {
+        let memory = try GuestMemory(mebibytes: 1)
+        let outcome = try FabricatedExit.run(
+            try FabricatedExit.absentVCPU(), memory, error: error, ended: .timeout
+        ) { _ in }
+        #expect(outcome.end == .timeout)
+        #expect(outcome.tally.reasons.map(\.code) == [UInt32(KVM_EXIT_INTR)])
+    }
+}
