@@ -11,7 +11,7 @@ SHELL := /bin/bash -o pipefail
 demo: build
 	build/vmtally demo
 
-build: build/vmtally
+build: build/vmtally build/vmtally-probe
 
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: build/vmtally build/vmtally-fidelity
@@ -24,6 +24,11 @@ build/%: always
 	@mkdir -p build
 	$(SWIFT) build $(RELEASE) --product $* 2>&1 | grep -v 'statically linked applications requires\|mktemp.* is dangerous'
 	strip -o $@ .build-static/release/$*
+
+# Without a C library, so that it runs in any initramfs.
+build/vmtally-probe: always
+	@mkdir -p build
+	guest-probe/Linux/build $@
 
 # A Debian kernel and an initramfs to run with `vmtally run --kernel build/guest/vmlinuz --initrd build/guest/initrd`.
 guest: build

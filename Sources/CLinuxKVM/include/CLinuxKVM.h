@@ -14,16 +14,11 @@
 #include <stdint.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <linux/kvm.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <termios.h>
-#include <unistd.h>
 
 #define VMTALLY_INLINE static inline __attribute__((always_inline))
 
@@ -175,16 +170,9 @@ VMTALLY_INLINE uint64_t vmtally_rdtsc(void)
 	return __builtin_ia32_rdtsc();
 }
 
-/* Linux's own file calls, which the C library shows with _GNU_SOURCE only. */
-VMTALLY_INLINE int vmtally_fallocate(int fd, int mode, off_t offset, off_t count)
-{
-	return (int)syscall(SYS_fallocate, fd, mode, offset, count);
-}
-
-VMTALLY_INLINE ssize_t vmtally_getrandom(void *buffer, size_t count)
-{
-	return syscall(SYS_getrandom, buffer, count, 0);
-}
+/* Linux's own calls, which the C library shows with _GNU_SOURCE only. -1 and errno, as ever. */
+int vmtally_fallocate(int fd, int mode, int64_t offset, int64_t count);
+int64_t vmtally_getrandom(void *buffer, uint64_t count);
 
 /* Names the calling thread, 15 bytes at most, for ps(1) and perf(1). */
 VMTALLY_INLINE void vmtally_name_thread(const char *name)
