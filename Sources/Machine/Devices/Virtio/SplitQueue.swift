@@ -237,7 +237,8 @@ struct DescriptorChain: @unchecked Sendable {
         for vector in writable {
             guard let base = vector.iov_base, written < bytes.count else { break }
             let piece = min(vector.iov_len, bytes.count - written)
-            base.copyMemory(from: bytes.baseAddress! + written, byteCount: piece)
+            UnsafeMutableRawBufferPointer(start: base, count: piece).copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: bytes[written..<written + piece]))
             written += piece
         }
         return written
