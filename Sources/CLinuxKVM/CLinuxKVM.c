@@ -3,14 +3,31 @@
 #include "CLinuxKVM.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
 #include <sys/random.h>
 
-int vmtally_fallocate(int fd, int mode, int64_t offset, int64_t count)
+const char *vmtally_error_name(int error)
+{
+	return strerrorname_np(error);
+}
+
+const char *vmtally_error_text(int error)
+{
+	return strerrordesc_np(error);
+}
+
+int vmtally_fallocate(int fd, int mode, off_t offset, off_t count)
 {
 	return fallocate(fd, mode, offset, count);
 }
 
-int64_t vmtally_getrandom(void *buffer, uint64_t count)
+ssize_t vmtally_getrandom(void *buffer, size_t count)
 {
 	return getrandom(buffer, count, 0);
+}
+
+void vmtally_name_thread(const char *name)
+{
+	pthread_setname_np(pthread_self(), name);
 }

@@ -79,7 +79,7 @@ public final class GuestMemory: @unchecked Sendable {
             return address
         }
         let above = size - lowSize
-        guard address >= Self.holeEnd, end - Self.holeEnd <= above else { return nil }
+        guard above > 0, address >= Self.holeEnd, end - Self.holeEnd <= above else { return nil }
         return address - Self.holeEnd + Self.holeStart
     }
 

@@ -39,6 +39,7 @@ public final class Machine {
     /// TSC frequency in kHz, 0 if KVM does not know it.
     public let tscKHz: UInt32
 
+    private let host: HostAnswers
     private let vm: SharedVM
     private let memory: GuestMemory
     private let control: RunControl
@@ -67,21 +68,22 @@ public final class Machine {
             guest, into: memory, cpus: cpus,
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
-        if configuration.liveCPUID == .off {
-            plan = .snapshot
-        } else {
-            let found = if let support { support } else { try BreakpointSupport.probe(system) }
-            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, support: found)
+        var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
+        host = HostAnswers(system, supported: table)
+        plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, host: host) {
+            () throws(MachineError) in
+            if let support { support } else { try BreakpointSupport.probe(system) }
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, fault: plan.usesHandler, pit: guest.isPC)
+        try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
         output = SerialOutput(configuration.serial)
-        let control = try RunControl(cpus: cpus, waitingForHandler: plan.usesHandler ? cpus : 0)
+        // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
+        // that its handler is there.
+        let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
         devices =
             guest.isPC
             ? try MachineDevices(pc: configuration.devices, output: output, memory: memory, vm: vm, control: control)
             : MachineDevices(bareMetal: output)
-        var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
         if guest.isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
@@ -137,7 +139,9 @@ public final class Machine {
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
             let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz)
             var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
-            try vcpu.setCPUID(parts.table.forGuest(apicID: UInt32(index), tscKHz: tscKHz))
+            try vcpu.setCPUID(
+                parts.table.forGuest(
+                    apicID: UInt32(index), tscKHz: tscKHz, hostAnswers: parts.plan.kernelAnswers))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
             if parts.irqchip, !parts.boot.waits(index) {
@@ -161,10 +165,10 @@ public final class Machine {
         let start = monotonicNanoseconds()
         let end = try runThreads()
         let wall = monotonicNanoseconds() - start
-        output.flush()
         let kernel = try kernelCounters().difference(since: before)
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
+            hardware: HardwareExits(kernel, host),
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
@@ -194,9 +198,14 @@ public final class Machine {
                 throw error
             }
         }
-        control.wait(timeoutMilliseconds: configuration.timeoutMilliseconds, signals)
+        let deadline = deadline(milliseconds: configuration.timeoutMilliseconds)
+        control.wait(until: deadline, signals)
+        output.endOfRun()
         threads.forEach { $0.join() }
-        return control.end ?? .halted
+        let end = control.end ?? .halted
+        // A slow reader gets what is left, unless time is over or the user has had enough.
+        while !output.flush(), !end.isCalledOff, monotonicNanoseconds() < deadline, signals.next() == nil {}
+        return end
     }
 
     /// What KVM has counted, VM and vCPUs together.
@@ -215,16 +224,20 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, fault: Bool,
-        pit: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
+        _ plan: LiveCPUIDPlan, pit: Bool
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (fault ? FaultingMSRs.ranges : [])
+        let msrs = configuration.userspaceMSRs + (plan.usesHandler ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
             try vm.setIdentityMapAddress(0xFFFB_C000)
             try vm.setTSSAddress(0xFFFB_D000)
             if configuration.irqchip {
                 try vm.createIRQChip()
+            }
+            if plan.host == .userspace {
+                let leaves = TallyLeaf.range
+                try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
             if pit {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))

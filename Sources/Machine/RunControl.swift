@@ -70,12 +70,11 @@ final class RunControl: Sendable {
         waitingForHandler.subtract(1, ordering: .relaxed)
     }
 
-    /// Waits until the run has ended, and ends it itself at the time given or at a signal.
+    /// Waits until the run has ended, and ends it itself at the time given (monotonic, ns) or at a signal.
     ///
     /// While guests have not shown their #GP handlers the vCPUs are called out of the guest at growing intervals, so
     /// that the handler of a guest that makes no exits is found too.
-    func wait(timeoutMilliseconds: Int, _ signals: borrowing EndingSignals) {
-        let deadline = timeoutMilliseconds > 0 ? monotonicNanoseconds() + UInt64(timeoutMilliseconds) * 1_000_000 : .max
+    func wait(until deadline: UInt64, _ signals: borrowing EndingSignals) {
         var nudge = monotonicNanoseconds() + Self.firstNudge
         var interval = Self.firstNudge
         while end == nil {

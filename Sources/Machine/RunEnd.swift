@@ -33,6 +33,14 @@ public enum RunEnd: Equatable, Sendable {
         }
     }
 
+    /// Someone outside ended the run.
+    var isCalledOff: Bool {
+        switch self {
+        case .timeout, .interrupted: true
+        default: false
+        }
+    }
+
     /// The word that `status.reason` has in JSON.
     public var reason: String {
         switch self {

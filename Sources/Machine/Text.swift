@@ -17,3 +17,8 @@ func monotonicNanoseconds() -> UInt64 {
     clock_gettime(CLOCK_MONOTONIC, &now)
     return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
 }
+
+/// The monotonic time so many milliseconds from now, ns; 0 means never.
+func deadline(milliseconds: Int) -> UInt64 {
+    milliseconds > 0 ? monotonicNanoseconds() + UInt64(milliseconds) * 1_000_000 : .max
+}

@@ -77,7 +77,7 @@ public struct BreakpointSupport: Equatable, Sendable {
         let control = try RunControl(cpus: 1)
         control.enter(vcpu: 0, runPage: vcpu.runPage)
         let watchdog = try Thread(name: "vmtally-trial") {
-            control.wait(timeoutMilliseconds: patience, EndingSignals())
+            control.wait(until: deadline(milliseconds: patience), EndingSignals())
         }
         defer {
             control.leave(vcpu: 0)

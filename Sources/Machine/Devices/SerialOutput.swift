@@ -4,7 +4,8 @@ import Synchronization
 /// Where the bytes go that a guest sends to its serial port.
 ///
 /// Bytes are written at each newline, when the buffer is full and at the end of the run; to a terminal, at once.
-/// A reader that went away costs the guest its output, not its life: the bytes are dropped, the exits still counted.
+/// A reader that went away costs the guest its output, not its life: the bytes are dropped, the exits still counted. For
+/// one that is slow the vCPU waits, as long as the run lasts.
 public final class SerialOutput: Sendable {
     /// Destination of the bytes.
     public enum Target: Sendable {
@@ -22,12 +23,19 @@ public final class SerialOutput: Sendable {
     private let target: Target
     private let immediate: Bool
     private let bytes = Mutex<[UInt8]>([])
+    private let runHasEnded = Atomic(false)
 
     public init(_ target: Target) {
-        self.target = target
-        if case .descriptor(let descriptor) = target {
+        switch target {
+        case .descriptor(let descriptor) where descriptor >= 0:
+            self.target = target
             immediate = isatty(descriptor) == 1
-        } else {
+        case .descriptor:
+            // poll(2) would wait for it for ever.
+            self.target = .none
+            immediate = false
+        case .none, .capture:
+            self.target = target
             immediate = false
         }
     }
@@ -42,7 +50,7 @@ public final class SerialOutput: Sendable {
             bytes.withLock { buffer in
                 buffer.append(byte)
                 if immediate || byte == 0x0A || buffer.count >= Self.bufferSize {
-                    Self.write(&buffer, to: descriptor)
+                    drain(&buffer, to: descriptor)
                 }
             }
         }
@@ -58,32 +66,47 @@ public final class SerialOutput: Sendable {
             self.bytes.withLock { buffer in
                 for start in stride(from: 0, to: bytes.count, by: Self.bufferSize) {
                     buffer.append(contentsOf: bytes[start..<min(bytes.count, start + Self.bufferSize)])
-                    Self.write(&buffer, to: descriptor)
+                    drain(&buffer, to: descriptor)
                 }
             }
         }
     }
 
-    /// Writes what is buffered.
-    func flush() {
-        if case .descriptor(let descriptor) = target {
-            bytes.withLock { Self.write(&$0, to: descriptor) }
-        }
+    /// Writes all of the buffer, waiting for the reader as long as the run lasts.
+    private func drain(_ buffer: inout [UInt8], to descriptor: Int32) {
+        while !Self.write(&buffer, to: descriptor), !runHasEnded.load(ordering: .relaxed) {}
+    }
+
+    /// From now on no vCPU waits for the reader: what it has not taken stays in the buffer for ``flush()``.
+    func endOfRun() {
+        runHasEnded.store(true, ordering: .relaxed)
+    }
+
+    /// Writes what is buffered. False when the reader has not taken all of it within a tenth of a second.
+    func flush() -> Bool {
+        guard case .descriptor(let descriptor) = target else { return true }
+        return bytes.withLock { Self.write(&$0, to: descriptor) }
     }
 
     /// What a ``Target/capture`` has received.
     public var captured: [UInt8] { bytes.withLock { $0 } }
 
-    /// Empties the buffer. A signal that stops the run also ends a write that blocks.
-    private static func write(_ buffer: inout [UInt8], to descriptor: Int32) {
-        var start = 0
-        while start < buffer.count {
-            let written = buffer.withUnsafeBytes {
-                Glibc.write(descriptor, $0.baseAddress.map { $0 + start }, buffer.count - start)
+    /// Empties the buffer, or waits a little for room at the reader's.
+    ///
+    /// Waits in poll(2): a write that blocks could not be called off but by a signal at the right moment.
+    private static func write(_ buffer: inout [UInt8], to descriptor: Int32) -> Bool {
+        var room = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+        while !buffer.isEmpty {
+            guard poll(&room, 1, 100) > 0 else { return false }
+            let written = buffer.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            if written > 0 {
+                buffer.removeFirst(written)
+            } else if errno == EAGAIN || errno == EINTR {
+                return false
+            } else {
+                buffer.removeAll(keepingCapacity: true)
             }
-            guard written > 0 else { break }
-            start += written
         }
-        buffer.removeAll(keepingCapacity: true)
+        return true
     }
 }

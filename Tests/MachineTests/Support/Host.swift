@@ -30,6 +30,10 @@ enum Host {
     /// Ring 0 does not run on the processor but in KVM's instruction emulator.
     static let emulatesRing0 = access("/sys/module/kvm_pvm", F_OK) == 0
 
+    /// RAM.
+    static let memoryMiB = Int((UInt64(sysconf(Int32(_SC_PHYS_PAGES))) * UInt64(sysconf(Int32(_SC_PAGESIZE)))) >> 20)
+
+    /// Whether KVM offers something; true where that cannot be told, so that the test itself says why.
     static func has(_ capability: Capability) -> Bool {
         do throws(KVMError) {
             return try System().check(capability) > 0

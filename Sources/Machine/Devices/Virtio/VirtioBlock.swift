@@ -201,7 +201,8 @@ final class VirtioBlock: VirtioBackend {
                 if errno == EOPNOTSUPP { continue }
                 return .ioError
             }
-            guard vmtally_fallocate(descriptor, zeroRange | keepSize, offset, count) == 0 || overwrite(offset, count) else {
+            guard vmtally_fallocate(descriptor, zeroRange | keepSize, offset, count) == 0 || overwrite(offset, count)
+            else {
                 return .ioError
             }
         }

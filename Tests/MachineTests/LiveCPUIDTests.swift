@@ -1,0 +1,158 @@
+import ExitStats
+import KVM
+import Testing
+
+@testable import Machine
+
+/// Leaf 0x4FFFFFFF and its kin: what is answered, and that a guest reads it live.
+struct TallyAnswersTests {
+    /// vCPU 0: 3 OUTs of 100, 200 and 300 cycles and one HLT under way; vCPU 1: 2 MMIO exits of 2^33 cycles.
+    private static func answers(own: Int = 0) throws -> TallyAnswers {
+        let tallies = [try Tally(), try Tally()]
+        for cycles in [100, 200, 300] as [UInt64] {
+            let writer = tallies[0].writer
+            writer.end(writer.begin(UInt32(KVM_EXIT_IO)), cycles: cycles)
+        }
+        _ = tallies[0].writer.begin(UInt32(KVM_EXIT_HLT))
+        for _ in 0..<2 {
+            let writer = tallies[1].writer
+            writer.end(writer.begin(UInt32(KVM_EXIT_MMIO)), cycles: 1 << 33)
+        }
+        return TallyAnswers(own: tallies[own], machine: tallies, tscKHz: 2_700_000)
+    }
+
+    private static func answer(_ leaf: UInt32, _ subleaf: UInt32, own: Int = 0) throws -> CPUIDRegisters {
+        let query = try #require(TallyQuery(leaf: leaf, subleaf: subleaf))
+        return try answers(own: own).answer(query)
+    }
+
+    @Test func signatureAndFeatures() throws {
+        #expect(try Self.answer(0x4FFF_FF00, 0).isTallySignature)
+        #expect(try Self.answer(0x4FFF_FF00, 77).isTallySignature)
+        #expect(try Self.answer(0x4FFF_FF01, 0) == CPUIDRegisters(eax: 1, ebx: 7, ecx: 2_700_000, edx: 0))
+    }
+
+    @Test func totalOfTheMachineAndOfTheVCPU() throws {
+        #expect(try Self.answer(0x4FFF_FFFF, 0).tallyPair == TallyPair(count: 6, cycles: 600 + 1 << 34))
+        #expect(try Self.answer(0x4FFF_FFFF, 0) == CPUIDRegisters(eax: 6, ebx: 4, ecx: 600, edx: 0))
+        #expect(try Self.answer(0x4FFF_FFFF, 1).tallyPair == TallyPair(count: 4, cycles: 600))
+        #expect(try Self.answer(0x4FFF_FFFF, 1, own: 1).tallyPair == TallyPair(count: 2, cycles: 1 << 34))
+    }
+
+    @Test(arguments: [2, 3, 0x8000_0000, 0xFFFF_FFFF] as [UInt32]) func otherScopesAreUndefined(scope: UInt32) throws {
+        #expect(try Self.answer(0x4FFF_FFFF, scope) == .tallyUndefined)
+    }
+
+    @Test func reasonsOfTheMachine() throws {
+        #expect(try Self.answer(0x4FFF_FFFD, UInt32(KVM_EXIT_IO)).tallyPair == TallyPair(count: 3, cycles: 600))
+        #expect(try Self.answer(0x4FFF_FFFE, UInt32(KVM_EXIT_IO)) == CPUIDRegisters(eax: 3))
+        // On its way: counted, not yet timed.
+        #expect(try Self.answer(0x4FFF_FFFD, UInt32(KVM_EXIT_HLT)).tallyPair == TallyPair(count: 1, cycles: 0))
+        // The other vCPU's.
+        #expect(try Self.answer(0x4FFF_FFFD, UInt32(KVM_EXIT_MMIO)).tallyPair == TallyPair(count: 2, cycles: 1 << 34))
+        // Defined, but it has not happened.
+        #expect(try Self.answer(0x4FFF_FFFD, UInt32(KVM_EXIT_SHUTDOWN)) == CPUIDRegisters())
+        #expect(try Self.answer(0x4FFF_FFFE, UInt32(KVM_EXIT_SHUTDOWN)) == CPUIDRegisters())
+    }
+
+    @Test(arguments: [200, 255, 256, 0x400, 0x8000_0000, 0xFFFF_FFFF] as [UInt32])
+    func undefinedReasonsSaySo(code: UInt32) throws {
+        #expect(try Self.answer(0x4FFF_FFFD, code) == .tallyUndefined)
+        #expect(try Self.answer(0x4FFF_FFFE, code) == .tallyUndefined)
+    }
+
+    @Test func everyOtherLeafOfTheClassIsZero() throws {
+        for leaf in 0x4FFF_FF02...0x4FFF_FFFC as ClosedRange<UInt32> {
+            #expect(try Self.answer(leaf, 0) == CPUIDRegisters())
+        }
+        #expect(TallyQuery(leaf: 0x4FFF_FEFF, subleaf: 0) == nil)
+        #expect(TallyQuery(leaf: 0x5000_0000, subleaf: 0) == nil)
+    }
+}
+
+@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+struct LiveCPUIDTests {
+    /// mov edi, data; then for each of `reads`: mov eax, 0x4FFFFFFF; mov ecx, scope; cpuid; store all four registers,
+    /// 16 bytes on; `between` OUTs.
+    private static func reader(_ reads: Int, scope: UInt32, between: UInt32) -> TinyGuest {
+        var code = Assembly.edi(TinyGuest.dataAddress)
+        var sites: [Int] = []
+        for _ in 0..<reads {
+            code += Assembly.eax(0x4FFF_FFFF) + Assembly.ecx(scope)
+            sites.append(code.count)
+            // cpuid; mov [rdi], eax; mov [rdi + 4], ebx; mov [rdi + 8], ecx; mov [rdi + 12], edx; add edi, 16
+            code += [0x0F, 0xA2, 0x89, 0x07, 0x89, 0x5F, 0x04, 0x89, 0x4F, 0x08, 0x89, 0x57, 0x0C, 0x83, 0xC7, 0x10]
+            code += Assembly.loop(between, Assembly.outByte)
+        }
+        return TinyGuest(code + Assembly.sendAndHalt(reads * 16), sites: sites)
+    }
+
+    private static func readings(_ bytes: [UInt8]) -> [CPUIDRegisters] {
+        bytes.withUnsafeBytes { raw in
+            stride(from: 0, to: raw.count - 15, by: 16).map { start in
+                func word(_ index: Int) -> UInt32 {
+                    raw.loadUnaligned(fromByteOffset: start + index * 4, as: UInt32.self)
+                }
+                return CPUIDRegisters(eax: word(0), ebx: word(1), ecx: word(2), edx: word(3))
+            }
+        }
+    }
+
+    @Test(
+        .enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"), arguments: [0, 1] as [UInt32])
+    func readingsAtSitesAreLiveAndExact(scope: UInt32) throws {
+        let outcome = try Self.reader(3, scope: scope, between: 10).run { $0.liveCPUID = .sites }
+        #expect(outcome.result.end == .halted)
+        #expect(outcome.plan.name == "sites")
+        let registers = Self.readings(outcome.serial)
+        let pairs = registers.compactMap(\.tallyPair)
+        // The exit that carries the query is in the count.
+        #expect(pairs.map(\.count) == [1, 12, 23])
+        // Its own time is not; that of all before it is.
+        #expect(pairs.first?.cycles == 0)
+        #expect(zip(pairs, pairs.dropFirst()).allSatisfy { $0.cycles < $1.cycles })
+        let last = try #require(pairs.last)
+        #expect(last.cycles < outcome.result.total.total.cycles)
+        // What came after the last reading: 10 OUTs, 48 bytes sent, the HLT.
+        #expect(last.count + 10 + 48 + 1 == outcome.result.total.total.count)
+        #expect(outcome.result.leaf.last == registers.last)
+        #expect(outcome.counts == [KVM_EXIT_DEBUG: 3, KVM_EXIT_IO: 30 + 48, KVM_EXIT_HLT: 1])
+    }
+
+    /// Without live answers the table's snapshot holds: the leaves are there, all counts zero, and no exit is spent.
+    @Test func snapshotIsZero() throws {
+        let outcome = try Self.reader(2, scope: 0, between: 1).run()
+        #expect(outcome.plan.name == "snapshot")
+        #expect(Self.readings(outcome.serial) == [CPUIDRegisters(), CPUIDRegisters()])
+        #expect(outcome.counts == [KVM_EXIT_IO: 2 + 32, KVM_EXIT_HLT: 1])
+        #expect(outcome.result.leaf.last == nil)
+    }
+
+    /// Sites beyond the debug registers' number, and sites at addresses that cannot be, harm nothing.
+    @Test(.enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"))
+    func surplusSitesFallBackToTheSnapshot() throws {
+        let outcome = try Self.reader(5, scope: 0, between: 1).run { $0.liveCPUID = .sites }
+        #expect(outcome.result.end == .halted)
+        #expect(Self.readings(outcome.serial).map(\.eax) == [1, 3, 5, 0, 0])
+
+        var builder = ELFBuilder()
+        builder.entry = 0x10_0000
+        builder.segments = [.init(address: 0x10_0000, bytes: [0xF4])]
+        builder.sites = little(UInt64.max) + little(UInt64(1) << 47) + little(UInt64(0))
+        var configuration = MachineConfiguration()
+        configuration.liveCPUID = .sites
+        let machine = try builder.bytes.withUnsafeBytes {
+            try Machine(configuration, elf: $0, support: Host.breakpoints)
+        }
+        #expect(try machine.run().end == .halted)
+    }
+
+    @Test(.enabled(if: !Host.breakpoints.faulting, "CPUID in ring 3 faults here"))
+    func missingModeIsRefusedWithTheReason() throws {
+        #expect {
+            try TinyGuest(Assembly.halt).run { $0.liveCPUID = .fault }
+        } throws: { error in
+            "\(error)".contains("--live-cpuid fault") && "\(error)".contains("use auto")
+        }
+    }
+}
