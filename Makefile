@@ -6,7 +6,7 @@ SWIFT ?= swift
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build test lint clean always
+.PHONY: demo build test guest lint clean always
 
 demo: build
 	build/vmtally demo
@@ -24,6 +24,10 @@ build/%: always
 	@mkdir -p build
 	$(SWIFT) build $(RELEASE) --product $* 2>&1 | grep -v 'statically linked applications requires\|mktemp.* is dangerous'
 	strip -o $@ .build-static/release/$*
+
+# A Debian kernel and an initramfs to run with `vmtally run --kernel build/guest/vmlinuz --initrd build/guest/initrd`.
+guest: build
+	scripts/guest
 
 lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe

@@ -15,6 +15,8 @@ public struct MachineConfiguration: Sendable {
     /// MSRs whose accesses go to userspace, beside those of CPUID faulting. Nothing answers them: #GP.
     public var userspaceMSRs: [ClosedRange<UInt32>] = []
     public var serial = SerialOutput.Target.none
+    /// Of a PC; a section 6 guest has none of them.
+    public var devices = DeviceConfiguration()
     /// End the run after this many milliseconds; 0: never.
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
@@ -37,9 +39,11 @@ public final class Machine {
     /// TSC frequency in kHz, 0 if KVM does not know it.
     public let tscKHz: UInt32
 
+    private let host: HostAnswers
     private let vm: SharedVM
     private let memory: GuestMemory
     private let control: RunControl
+    private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
 
     /// Creates the VM and loads the guest.
@@ -61,21 +65,23 @@ public final class Machine {
         }
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
         let boot = try LoadedGuest(
-            guest, into: memory, cpus: cpus, tables: ACPITables(cpus: cpus, uart: true, virtio: []))
-        if configuration.liveCPUID == .off {
-            plan = .snapshot
-        } else {
-            let found = if let support { support } else { try BreakpointSupport.probe(system) }
-            plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, support: found)
+            guest, into: memory, cpus: cpus,
+            tables: ACPITables(
+                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
+        var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
+        host = HostAnswers(system, supported: table)
+        plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, host: host) {
+            () throws(MachineError) in
+            if let support { support } else { try BreakpointSupport.probe(system) }
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, fault: plan.usesHandler, pit: guest.isPC)
+        try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
         output = SerialOutput(configuration.serial)
         let control = try RunControl(cpus: cpus, waitingForHandler: plan.usesHandler ? cpus : 0)
-        let devices =
+        devices =
             guest.isPC
-            ? MachineDevices(pc: output, memory: memory, vm: vm) : MachineDevices(bareMetal: output)
-        var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
+            ? try MachineDevices(pc: configuration.devices, output: output, memory: memory, vm: vm, control: control)
+            : MachineDevices(bareMetal: output)
         if guest.isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
@@ -131,7 +137,9 @@ public final class Machine {
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
             let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz)
             var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
-            try vcpu.setCPUID(parts.table.forGuest(apicID: UInt32(index), tscKHz: tscKHz))
+            try vcpu.setCPUID(
+                parts.table.forGuest(
+                    apicID: UInt32(index), tscKHz: tscKHz, hostAnswers: parts.plan.kernelAnswers))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
             if parts.irqchip, !parts.boot.waits(index) {
@@ -158,6 +166,7 @@ public final class Machine {
         let kernel = try kernelCounters().difference(since: before)
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
+            hardware: HardwareExits(kernel, host),
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
@@ -167,6 +176,15 @@ public final class Machine {
 
     private func runThreads() throws(MachineError) -> RunEnd {
         let signals = try EndingSignals(configuration.endingSignals)
+        var helper: Thread?
+        if let loop = devices.loop {
+            helper = try Thread(name: "devices") { loop.run() }
+        }
+        defer {
+            devices.loop?.stop()
+            helper?.join()
+            devices.input?.restore()
+        }
         let counting = configuration.countsExits
         var threads: [Thread] = []
         for vcpu in vcpus {
@@ -204,16 +222,20 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, fault: Bool,
-        pit: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
+        _ plan: LiveCPUIDPlan, pit: Bool
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (fault ? FaultingMSRs.ranges : [])
+        let msrs = configuration.userspaceMSRs + (plan.usesHandler ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
             try vm.setIdentityMapAddress(0xFFFB_C000)
             try vm.setTSSAddress(0xFFFB_D000)
             if configuration.irqchip {
                 try vm.createIRQChip()
+            }
+            if plan.host == .userspace {
+                let leaves = TallyLeaf.range
+                try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
             if pit {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))

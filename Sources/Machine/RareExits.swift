@@ -64,6 +64,9 @@ struct RareExits: ~Copyable {
         case KVM_EXIT_SYSTEM_EVENT:
             control.finish(.systemEvent(type: page.pointee.system_event.type))
             return false
+        case Int32(HostAnswers.exitReason):
+            interposer.cpuidExit(vmtally_cpuid_exit(page))
+            return true
         case let reason:
             return fail(vcpu, control, Self.cause(reason, page))
         }

@@ -10,6 +10,8 @@ public struct RunResult: Sendable {
     public let vcpus: [TallySnapshot]
     /// What KVM counted meanwhile.
     public let kernel: KernelCounters
+    /// VM exits by reason, where the kernel counts them.
+    public let hardware: HardwareExits?
     public let leaf: LeafReport
 
     /// All vCPUs together.
@@ -27,10 +29,14 @@ public struct LeafReport: Equatable, Sendable {
         /// CPUIDs at known addresses.
         public var sites: UInt64 = 0
 
-        public var total: UInt64 { faults + sites }
+        /// CPUIDs that the kernel sent to the VMM.
+        public var exits: UInt64 = 0
+
+        public var total: UInt64 { faults + sites + exits }
 
         static func + (left: Answered, right: Answered) -> Answered {
-            Answered(faults: left.faults + right.faults, sites: left.sites + right.sites)
+            Answered(
+                faults: left.faults + right.faults, sites: left.sites + right.sites, exits: left.exits + right.exits)
         }
     }
 
@@ -51,13 +57,21 @@ public struct LeafReport: Equatable, Sendable {
 public struct KernelCounters: Equatable, Sendable {
     /// Value by the kernel's own counter name. Histograms are left out.
     public private(set) var values: [String: UInt64] = [:]
+    /// Counters of several values, likewise.
+    private(set) var arrays: [String: [UInt64]] = [:]
     private var cumulative: Set<String> = []
 
     init() {}
 
     mutating func add(_ counters: [BinaryStats.Counter]) {
         for counter in counters {
-            guard let value = counter.values.first, counter.values.count == 1 else { continue }
+            guard let value = counter.value else {
+                if counter.kind == .cumulative {
+                    let before = arrays[counter.name] ?? Array(repeating: 0, count: counter.values.count)
+                    arrays[counter.name] = zip(before, counter.values).map { $0 &+ $1 }
+                }
+                continue
+            }
             values[counter.name, default: 0] &+= value
             if counter.kind == .cumulative {
                 cumulative.insert(counter.name)
@@ -70,6 +84,9 @@ public struct KernelCounters: Equatable, Sendable {
         var result = self
         for name in cumulative {
             result.values[name] = (values[name] ?? 0) &- (earlier.values[name] ?? 0)
+        }
+        for (name, before) in earlier.arrays {
+            result.arrays[name] = zip(arrays[name] ?? [], before).map { $0 &- $1 }
         }
         return result
     }

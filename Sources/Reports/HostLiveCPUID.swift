@@ -30,8 +30,8 @@ public struct LiveCPUIDProbe: Equatable, Sendable {
     }
 
     /// What the machine's trial on this host says.
-    public init(_ support: BreakpointSupport) {
-        hostAnswers = .notTried
+    public init(_ support: BreakpointSupport, host: HostAnswers) {
+        hostAnswers = host == .none ? .fails("this kernel lacks vmtally's patch (kernel-patch/)") : .works
         hardwareBreakpoint = support.hardware ? .works : .fails("tried: breakpoints do not stop a guest here")
         softwareBreakpoint = .notTried
         cpuidFaulting =

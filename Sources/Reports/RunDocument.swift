@@ -81,6 +81,46 @@ public struct RunDocument: Encodable, Sendable {
         public let last: Registers?
     }
 
+    /// VM exits as a patched host kernel counts them.
+    public struct Hardware: Encodable, Sendable {
+        public struct Reason: Encodable, Sendable {
+            /// Absent for the codes that the kernel has no counter of their own for.
+            public let code: UInt32?
+            public let name: String
+            public let count: UInt64
+            public let cycles: UInt64
+        }
+
+        public let vocabulary: String
+        public let total: Total
+        public let byReason: [Reason]
+        public let guestCycles: UInt64
+        public let userspaceCycles: UInt64
+        public let blockedCycles: UInt64
+
+        enum CodingKeys: String, CodingKey {
+            case vocabulary, total
+            case byReason = "by_reason"
+            case guestCycles = "guest_cycles"
+            case userspaceCycles = "userspace_cycles"
+            case blockedCycles = "blocked_cycles"
+        }
+
+        init(_ exits: HardwareExits) {
+            let vocabulary = ReasonVocabulary.vocabulary(exits.vocabulary)
+            self.vocabulary = "\(vocabulary.key)"
+            total = Total(count: exits.total.count, cycles: exits.total.cycles)
+            byReason = exits.reasons.map {
+                Reason(
+                    code: $0.code, name: $0.code.map(vocabulary.name) ?? "other", count: $0.pair.count,
+                    cycles: $0.pair.cycles)
+            }
+            guestCycles = exits.guestCycles
+            userspaceCycles = exits.userspaceCycles
+            blockedCycles = exits.blockedCycles
+        }
+    }
+
     public let schema = "vmtally.run/1"
     public let tool: Tool
     public let host: HostIdentity
@@ -90,10 +130,12 @@ public struct RunDocument: Encodable, Sendable {
     public let exits: Exits
     /// KVM's own counters by name, summed over VM and vCPUs.
     public let kernel: [String: UInt64]
+    /// Absent unless the host kernel has the patches of kernel-patch/.
+    public let hardware: Hardware?
     public let leaf: Leaf
 
     enum CodingKeys: String, CodingKey {
-        case schema, tool, host, vm, status, exits, kernel, leaf
+        case schema, tool, host, vm, status, exits, kernel, hardware, leaf
         case wallNanoseconds = "wall_ns"
     }
 
@@ -111,6 +153,7 @@ public struct RunDocument: Encodable, Sendable {
                 VCPU(vcpu: index, count: tally.total.count, cycles: tally.total.cycles)
             })
         kernel = result.kernel.values
+        hardware = result.hardware.map(Hardware.init)
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered.total,
             last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })

@@ -26,7 +26,32 @@ public struct RunTable: Sendable {
         table.add([
             "total", grouped(all.total.count), share(all.total.count, all.total.count), grouped(all.total.cycles),
         ])
-        return table.lines() + kernelLines(all.total.count) + [summary]
+        return table.lines() + kernelLines(all.total.count) + hardwareLines() + [summary]
+    }
+
+    /// The patched kernel's own tally: VM exits by reason, and where a vCPU's time went.
+    private func hardwareLines() -> [String] {
+        guard let hardware = result.hardware else { return [] }
+        let vocabulary = ReasonVocabulary.vocabulary(hardware.vocabulary)
+        var table = TextTable(header: ["VM exits", "count", "share", "cycles in the kernel", "mean"])
+        for reason in hardware.reasons.sorted(by: { $0.pair.count > $1.pair.count }) {
+            table.add([
+                reason.code.map(vocabulary.name) ?? "other", grouped(reason.pair.count),
+                share(reason.pair.count, hardware.total.count), grouped(reason.pair.cycles),
+                grouped(reason.pair.cycles / max(1, reason.pair.count)),
+            ])
+        }
+        table.add([
+            "total", grouped(hardware.total.count), share(hardware.total.count, hardware.total.count),
+            grouped(hardware.total.cycles), grouped(hardware.total.cycles / max(1, hardware.total.count)),
+        ])
+        let times = [
+            ("guest", hardware.guestCycles), ("kernel", hardware.total.cycles),
+            ("userspace", hardware.userspaceCycles), ("blocked", hardware.blockedCycles),
+        ]
+        let all = times.reduce(0) { $0 &+ $1.1 }
+        let shares = times.map { "\($0.0) \(share($0.1, all))" }.joined(separator: ", ")
+        return [""] + table.lines() + ["vCPU time: " + shares]
     }
 
     /// KVM's own count next to ours: what it has more, no userspace program saw.
@@ -35,11 +60,20 @@ public struct RunTable: Sendable {
             return ["kernel: no binary statistics (Linux 5.14 has them)"]
         }
         let inside = exits >= userspace ? "\(grouped(exits - userspace)) of them handled inside KVM" : "fewer than ours"
-        let others = result.kernel.values.filter { $0.key.hasSuffix("_exits") && $0.value > 0 }
+        let counters = result.kernel.values.filter { $0.value > 0 && $0.key != "exits" }
             .sorted { $0.key < $1.key }.map { "\($0.key) \(grouped($0.value))" }
-        return [
-            "VM exits by the kernel's count: " + ([grouped(exits) + ", " + inside] + others).joined(separator: "; ")
-        ]
+        return ["VM exits by the kernel's count: \(grouped(exits)), \(inside)"] + Self.wrapped(counters, width: 110)
+    }
+
+    /// Items in indented lines; none is broken.
+    private static func wrapped(_ items: [String], width: Int) -> [String] {
+        items.reduce(into: []) { lines, item in
+            if let line = lines.last, line.count + item.count + 3 <= width {
+                lines[lines.count - 1] = "\(line);  \(item)"
+            } else {
+                lines.append("  \(item)")
+            }
+        }
     }
 
     private var summary: String {

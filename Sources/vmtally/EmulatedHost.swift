@@ -10,7 +10,8 @@ enum EmulatedHost {
         guard let executable = executablePath() else { throw ExitCode(1) }
         let lab = directory(of: directory(of: executable)) + "/Tests/Lab/run"
         guard access(lab, X_OK) == 0 else {
-            throw Failure("without /dev/kvm the demo needs the emulated host of a source checkout: type make demo there")
+            throw Failure(
+                "without /dev/kvm the demo needs the emulated host of a source checkout: type make demo there")
         }
         warn("vmtally: running the same demo in an emulated AMD host (QEMU; the first time, Debian packages come in)")
         let words = [lab, "svm", "--", executable] + CommandLine.arguments.dropFirst()

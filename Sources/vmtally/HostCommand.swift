@@ -61,7 +61,8 @@ struct HostCommand: ParsableCommand {
 
     private static func probe(_ system: borrowing System) -> LiveCPUIDProbe {
         do throws(MachineError) {
-            return LiveCPUIDProbe(try BreakpointSupport.probe(system))
+            let host = (try? system.supportedCPUID()).map { HostAnswers(system, supported: $0) }
+            return LiveCPUIDProbe(try BreakpointSupport.probe(system), host: host ?? .none)
         } catch {
             let outcome = LiveCPUIDProbe.Outcome.fails("the trial did not run: \(error)")
             return LiveCPUIDProbe(hardwareBreakpoint: outcome, cpuidFaulting: outcome)

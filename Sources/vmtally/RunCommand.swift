@@ -23,8 +23,20 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's initial RAM disk.")
     var initrd: String?
 
-    @Option(help: "The kernel's command line.")
-    var append = "console=ttyS0 panic=-1"
+    @Option(help: "The kernel's command line. (default: console=... panic=-1)")
+    var append: String?
+
+    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0) or virtio (console=hvc0).")
+    var console = DeviceConfiguration.Console.serial
+
+    @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
+    var disk: [String] = []
+
+    @Flag(help: "Give the Linux guest a virtio entropy source.")
+    var rng = false
+
+    @Option(help: "virtio notifications by ioeventfd and irqfd: on, or off: then each is a userspace exit.")
+    var ioeventfd = OnOff.on
 
     @Option(help: "Number of vCPUs.")
     var cpus = 1
@@ -70,6 +82,7 @@ struct RunCommand: ParsableCommand {
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = [SIGINT, SIGTERM]
         configuration.serial = try serial.open()
+        configuration.devices = devices
         let machine = try makeMachine(configuration)
         let result = try machine.run()
         if case .failed(let failure) = result.end {
@@ -87,11 +100,27 @@ struct RunCommand: ParsableCommand {
         throw ExitCode(result.end.exitStatus)
     }
 
+    private var devices: DeviceConfiguration {
+        var devices = DeviceConfiguration()
+        devices.console = console
+        devices.disks = disk.map { text in
+            text.hasSuffix(",ro")
+                ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
+                : DeviceConfiguration.Disk(path: text, isReadOnly: false)
+        }
+        devices.entropy = rng
+        devices.eventDescriptors = ioeventfd == .on
+        devices.input = serial == .stdio ? STDIN_FILENO : nil
+        devices.report = { warn("vmtally: \($0)") }
+        return devices
+    }
+
     private func makeMachine(_ configuration: MachineConfiguration) throws -> Machine {
         if let guest {
             return try Machine(configuration, path: guest)
         }
         let kernel = try FileImage(path: kernel ?? "")
+        let append = append ?? "console=\(console == .serial ? "ttyS0" : "hvc0") panic=-1"
         guard let initrd else {
             return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
         }
@@ -100,6 +129,14 @@ struct RunCommand: ParsableCommand {
             configuration, .linux(LinuxImages(kernel: kernel.bytes, initrd: disk.bytes, commandLine: append)))
     }
 }
+
+/// A switch with a word for each position.
+enum OnOff: String, ExpressibleByArgument, CaseIterable {
+    case on
+    case off
+}
+
+extension DeviceConfiguration.Console: ExpressibleByArgument {}
 
 /// `--serial`.
 enum SerialOption: ExpressibleByArgument, Equatable {

@@ -14,11 +14,16 @@
 #include <stdint.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <linux/kvm.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <termios.h>
+#include <unistd.h>
 
 #define VMTALLY_INLINE static inline __attribute__((always_inline))
 
@@ -124,6 +129,22 @@ VMTALLY_INLINE void vmtally_store_release(uint32_t *word, uint32_t value)
 	__atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
+/* Indices of a virtqueue, shared with the guest; the fence orders a store before a later load, which x86 does not. */
+VMTALLY_INLINE uint16_t vmtally_load_acquire16(const void *word)
+{
+	return __atomic_load_n((const uint16_t *)word, __ATOMIC_ACQUIRE);
+}
+
+VMTALLY_INLINE void vmtally_store_release16(void *word, uint16_t value)
+{
+	__atomic_store_n((uint16_t *)word, value, __ATOMIC_RELEASE);
+}
+
+VMTALLY_INLINE void vmtally_fence(void)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
 /* "EACCES" and "Permission denied"; NULL for a number that is no error. Unlike strerror(3), safe on any thread. */
 VMTALLY_INLINE const char *vmtally_error_name(int error)
 {
@@ -154,6 +175,17 @@ VMTALLY_INLINE uint64_t vmtally_rdtsc(void)
 	return __builtin_ia32_rdtsc();
 }
 
+/* Linux's own file calls, which the C library shows with _GNU_SOURCE only. */
+VMTALLY_INLINE int vmtally_fallocate(int fd, int mode, off_t offset, off_t count)
+{
+	return (int)syscall(SYS_fallocate, fd, mode, offset, count);
+}
+
+VMTALLY_INLINE ssize_t vmtally_getrandom(void *buffer, size_t count)
+{
+	return syscall(SYS_getrandom, buffer, count, 0);
+}
+
 /* Names the calling thread, 15 bytes at most, for ps(1) and perf(1). */
 VMTALLY_INLINE void vmtally_name_thread(const char *name)
 {
@@ -164,6 +196,17 @@ VMTALLY_INLINE void vmtally_name_thread(const char *name)
 VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
 {
 	return &run->s.regs;
+}
+
+/* KVM_EXIT_X86_CPUID of kernel-patch/: EAX and ECX as the guest passed them, KVM's answer, to be replaced. */
+struct vmtally_cpuid_exit {
+	uint32_t function, index;
+	uint32_t eax, ebx, ecx, edx;
+};
+
+VMTALLY_INLINE struct vmtally_cpuid_exit *vmtally_cpuid_exit(struct kvm_run *run)
+{
+	return (struct vmtally_cpuid_exit *)run->padding;
 }
 
 /* Answers KVM_EXIT_MMIO of a read, little-endian. */

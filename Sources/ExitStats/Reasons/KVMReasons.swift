@@ -50,4 +50,6 @@ private let kvmReasons: [ExitReason] = [
     .init(code: 41, name: "KVM_EXIT_ARM_SEA", meaning: "arm64: synchronous external abort, as asked for"),
     .init(code: 42, name: "KVM_EXIT_ARM_LDST64B", meaning: "arm64: 64-byte load or store outside memory"),
     .init(code: 43, name: "KVM_EXIT_SNP_REQ_CERTS", meaning: "SEV-SNP: attestation needs certificates"),
+    // Of kernel-patch/, not upstream.
+    .init(code: 0x7674_0001, name: "KVM_EXIT_X86_CPUID", meaning: "CPUID of a leaf that userspace wants to answer"),
 ]

@@ -41,7 +41,7 @@ struct CPUIDInterposer: ~Copyable {
 
     /// Arms the sites. Before the vCPU's first run.
     mutating func start(_ vcpu: borrowing VCPU) throws(KVMError) {
-        guard plan.isLive else { return }
+        guard plan.usesBreakpoints else { return }
         vcpu.runPage.pointee.kvm_valid_regs = UInt64(KVM_SYNC_X86_REGS)
         try setBreakpoints(vcpu)
     }
@@ -94,6 +94,17 @@ struct CPUIDInterposer: ~Copyable {
         } else {
             try vcpu.reinjectDebugException(dr6: debug.dr6, breakpoints: breakpoints)
         }
+    }
+
+    /// KVM_EXIT_X86_CPUID: the kernel sends us a tally leaf, with an answer that we replace.
+    mutating func cpuidExit(_ exit: UnsafeMutablePointer<vmtally_cpuid_exit>) {
+        guard let query = TallyQuery(leaf: exit.pointee.function, subleaf: exit.pointee.index) else { return }
+        let result = live(query)
+        answered.exits += 1
+        exit.pointee.eax = result.eax
+        exit.pointee.ebx = result.ebx
+        exit.pointee.ecx = result.ecx
+        exit.pointee.edx = result.edx
     }
 
     /// RDMSR of what belongs to CPUID faulting, as the guest sees it; nil: #GP.
@@ -163,11 +174,7 @@ struct CPUIDInterposer: ~Copyable {
         let query = TallyQuery(leaf: leaf, subleaf: subleaf)
         let result: CPUIDRegisters
         if let query {
-            result = answers.answer(query)
-            last = result
-            if query == .total(.machine), readings.count < LeafReport.readingLimit, let pair = result.tallyPair {
-                readings.append(pair)
-            }
+            result = live(query)
         } else {
             let tsxControl = leaf == 7 ? try? vcpu.msrs([Self.tsxControl]).first : nil
             let (eax, ebx, ecx, edx) = try currentTable(for: leaf, vcpu)
@@ -179,6 +186,16 @@ struct CPUIDInterposer: ~Copyable {
         registers.rcx = UInt64(result.ecx)
         registers.rdx = UInt64(result.edx)
         return query == nil ? 0 : 1
+    }
+
+    /// The tally as it is at this moment.
+    private mutating func live(_ query: TallyQuery) -> CPUIDRegisters {
+        let result = answers.answer(query)
+        last = result
+        if query == .total(.machine), readings.count < LeafReport.readingLimit, let pair = result.tallyPair {
+            readings.append(pair)
+        }
+        return result
     }
 
     /// The vCPU's table, read again for the leaves that KVM changes as the guest runs (kvm_update_cpuid_runtime).

@@ -6,7 +6,8 @@ extension CPUIDTable {
     /// What KVM supports, made one vCPU's own: its APIC ID, and the snapshot of the tally as the floor under all modes.
     ///
     /// The snapshot is from before the vCPU first ran, so its counts are zero: KVM freezes the table then.
-    func forGuest(apicID: UInt32, tscKHz: UInt32) -> CPUIDTable {
+    /// - Parameter hostAnswers: keep the tally leaves as the kernel lists them, which asks it to answer them.
+    func forGuest(apicID: UInt32, tscKHz: UInt32, hostAnswers: Bool) -> CPUIDTable {
         var table = self
         for index in table.entries.indices {
             switch table.entries[index].function {
@@ -18,6 +19,8 @@ extension CPUIDTable {
             default: break
             }
         }
+        guard !hostAnswers else { return table }
+        table.entries.removeAll { TallyLeaf.range.contains($0.function) }
         let features = TallyFeatures(flags: [], tscKHz: tscKHz, vocabulary: .kvm).registers
         table.set(leaf: TallyLeaf.signature, .tallySignature)
         table.set(leaf: TallyLeaf.features, features)

@@ -14,6 +14,8 @@ public enum LiveCPUIDMode: String, CaseIterable, Sendable {
 
 /// What of it this host and this guest allow.
 public struct LiveCPUIDPlan: Equatable, Sendable {
+    /// The kernel answers, or sends the leaves to us: any CPUID in any ring.
+    public let host: HostAnswers
     /// Ring 3, by CPUID faulting.
     public let fault: Bool
     /// Guest linear addresses with a breakpoint, at most three.
@@ -29,17 +31,29 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     static let siteLimit = 3
 
     static let snapshot = LiveCPUIDPlan(
-        fault: false, sites: [], plants: false, resumeFlagWorks: false, shortfall: nil)
+        host: .none, fault: false, sites: [], plants: false, resumeFlagWorks: false, shortfall: nil)
 
     /// Whether any reading is live.
-    public var isLive: Bool { fault || !sites.isEmpty }
+    public var isLive: Bool { host != .none || usesBreakpoints }
+
+    /// The leaves stay in the CPUID table as the kernel lists them.
+    var kernelAnswers: Bool {
+        if case .kernel = host { true } else { false }
+    }
+
+    var usesBreakpoints: Bool { fault || !sites.isEmpty }
 
     /// Whether the guest's #GP handler has a breakpoint.
     var usesHandler: Bool { fault || plants }
 
-    /// What `leaf.mode` in JSON says: `fault`, `sites`, `fault+sites` or `snapshot`.
+    /// What `leaf.mode` in JSON says: `host`, `host-exit`, `fault`, `sites`, `fault+sites` or `snapshot`.
     public var name: String {
-        switch (fault, sites.isEmpty) {
+        switch host {
+        case .kernel: return "host"
+        case .userspace: return "host-exit"
+        case .none: break
+        }
+        return switch (fault, sites.isEmpty) {
         case (true, true): "fault"
         case (true, false): "fault+sites"
         case (false, false): "sites"
@@ -52,22 +66,35 @@ extension LiveCPUIDPlan {
     /// Settles on what works.
     ///
     /// - Throws: ``MachineError/configuration(_:)`` when the user named a mode that this host does not have.
-    init(_ mode: LiveCPUIDMode, sites: [UInt64], cpus: Int, support: BreakpointSupport) throws(MachineError) {
+    init(
+        _ mode: LiveCPUIDMode, sites: [UInt64], cpus: Int, host: HostAnswers,
+        support: () throws(MachineError) -> BreakpointSupport
+    ) throws(MachineError) {
+        let wantsHost = mode == .auto || mode == .host
+        guard mode != .off, !(wantsHost && host != .none) else {
+            self = LiveCPUIDPlan(
+                host: mode == .off ? .none : host, fault: false, sites: [], plants: false, resumeFlagWorks: false,
+                shortfall: nil)
+            return
+        }
+        guard mode != .host else {
+            throw .configuration(
+                "--live-cpuid host: this kernel does not answer the tally leaves: it takes the patch in kernel-patch/")
+        }
+        let support = try support()
         let wantsFault = mode == .auto || mode == .fault
         let wantsSites = mode == .auto || mode == .sites
         switch mode {
-        case .host:
-            throw .configuration(
-                "--live-cpuid host: this kernel does not answer the tally leaves: it takes the patch in kernel-patch/")
         case .fault where !support.faulting, .sites where !support.hardware:
             throw .configuration("--live-cpuid \(mode.rawValue): \(support.missing ?? ""): use auto")
         default: break
         }
+        self.host = .none
         fault = wantsFault && support.faulting
         self.sites = wantsSites && support.hardware ? Array(sites.prefix(Self.siteLimit)) : []
         // What is planted is there for all vCPUs, but each has its own breakpoint to wait for.
         plants = !fault && !self.sites.isEmpty && support.privilegedFaults && cpus == 1
         resumeFlagWorks = support.resumeFlag
-        shortfall = mode == .off ? nil : support.missing
+        shortfall = support.missing
     }
 }

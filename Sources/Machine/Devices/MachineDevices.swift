@@ -1,36 +1,180 @@
+import CLinuxKVM
 import KVM
 
-/// The devices of one machine: which there are, and where.
+/// What a PC has beyond its fixed parts.
+public struct DeviceConfiguration: Sendable {
+    public struct Disk: Sendable {
+        public var path: String
+        public var isReadOnly: Bool
+
+        public init(path: String, isReadOnly: Bool) {
+            self.path = path
+            self.isReadOnly = isReadOnly
+        }
+    }
+
+    /// Which device the guest's console is.
+    public enum Console: String, CaseIterable, Sendable {
+        /// The UART at 0x3F8.
+        case serial
+        /// A virtio console, and no UART.
+        case virtio
+    }
+
+    public var console = Console.serial
+    public var disks: [Disk] = []
+    /// A virtio entropy source.
+    public var entropy = false
+    /// Notifications through ioeventfd and interrupts through irqfd: a thread of the VMM does the work, the vCPU goes
+    /// on without a userspace exit.
+    public var eventDescriptors = true
+    /// Where the console's input comes from.
+    public var input: Int32?
+    /// Takes messages about devices that had to stop.
+    public var report: @Sendable (String) -> Void = { _ in }
+
+    public init() {}
+
+    var virtioCount: Int { disks.count + (console == .virtio ? 1 : 0) + (entropy ? 1 : 0) }
+
+    /// What the ACPI tables tell of the virtio devices.
+    var virtio: [ACPITables.VirtioDevice] {
+        (0..<virtioCount).map { index in
+            ACPITables.VirtioDevice(
+                address: MachineDevices.virtioWindow + UInt64(index) << 12,
+                gsi: MachineDevices.firstVirtioGSI + UInt32(index))
+        }
+    }
+}
+
+/// The devices of one machine, and the thread that works for them.
 struct MachineDevices {
     /// virtio-mmio transports, 4 KiB each; in the hole below 4 GiB.
     static let virtioWindow: UInt64 = 0xD000_0000
     /// Their interrupts: I/O APIC pins from here on.
     static let firstVirtioGSI: UInt32 = 5
+    /// The I/O APIC has 24 pins.
+    static let virtioLimit = 19
 
     let platform: Platform
-    let uart: UART16550
+    /// Nil: nothing to wait for.
+    let loop: EventLoop?
+    let input: ConsoleInput?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
     init(bareMetal output: SerialOutput) {
-        uart = UART16550(output: output)
+        loop = nil
+        input = nil
         platform = Platform(ports: [
-            (UART16550.ports, uart),
+            (UART16550.ports, UART16550(output: output)),
             (ExitPort.port...ExitPort.port, ExitPort()),
         ])
     }
 
     /// What Linux drives.
-    init(pc output: SerialOutput, memory: GuestMemory, vm: SharedVM) {
-        uart = UART16550(output: output, interrupt: vm.line(gsi: UART16550.irq))
-        platform = Platform(ports: [
-            (UART16550.ports, uart),
+    init(
+        pc configuration: DeviceConfiguration, output: SerialOutput, memory: GuestMemory, vm: SharedVM,
+        control: RunControl
+    ) throws(MachineError) {
+        guard configuration.virtioCount <= Self.virtioLimit else {
+            throw .configuration("\(configuration.virtioCount) virtio devices, \(Self.virtioLimit) at most")
+        }
+        var ports: [(ClosedRange<UInt16>, any Device)] = [
             (ExitPort.port...ExitPort.port, ExitPort()),
             (KeyboardController.ports, KeyboardController()),
             (RealTimeClock.ports, RealTimeClock(memory: memory.size)),
             (SystemControlPort.ports, SystemControlPort()),
             (ResetControlPort.ports, ResetControlPort()),
             (ACPIPower.ports, ACPIPower()),
-        ])
+        ]
+        var backends: [any VirtioBackend] = []
+        let loop = try EventLoop()
+        let drained: @Sendable () -> Void = { [input = configuration.input] in
+            if let input { loop.rearm(input) }
+        }
+        var room: @Sendable () -> Int = { 0 }
+        var deliver: @Sendable (ArraySlice<UInt8>) -> Void = { _ in }
+        var console: VirtioConsole?
+        switch configuration.console {
+        case .serial:
+            let uart = UART16550(output: output, interrupt: vm.line(gsi: UART16550.irq), drained: drained)
+            ports.append((UART16550.ports, uart))
+            room = { uart.receiveRoom }
+            deliver = { uart.receive($0) }
+        case .virtio:
+            let device = VirtioConsole(output: output, drained: drained)
+            backends.append(device)
+            room = { device.receiveRoom }
+            console = device
+        }
+        for disk in configuration.disks {
+            backends.append(try VirtioBlock(path: disk.path, isReadOnly: disk.isReadOnly))
+        }
+        if configuration.entropy {
+            backends.append(VirtioEntropy())
+        }
+        var transports: [VirtioMMIO] = []
+        for (index, backend) in backends.enumerated() {
+            transports.append(
+                try Self.connect(backend, configuration.virtio[index], configuration, memory, vm, loop))
+        }
+        if let console, let transport = transports.first {
+            deliver = { bytes in
+                console.receive(bytes)
+                transport.notify(VirtioConsole.receiveQueue)
+            }
+        }
+        platform = Platform(ports: ports, slots: transports, window: Self.virtioWindow)
+        self.loop = loop
+        if let descriptor = configuration.input {
+            let input = ConsoleInput(descriptor, room: room, deliver: deliver) { control.finish(.quit) }
+            self.input = input
+            loop.add(descriptor) {
+                if input.take() { loop.rearm(descriptor) }
+            }
+        } else {
+            input = nil
+        }
+    }
+
+    /// Puts a transport before a backend and wires it to KVM.
+    private static func connect(
+        _ backend: any VirtioBackend, _ place: ACPITables.VirtioDevice, _ configuration: DeviceConfiguration,
+        _ memory: GuestMemory, _ vm: SharedVM, _ loop: EventLoop
+    ) throws(MachineError) -> VirtioMMIO {
+        guard configuration.eventDescriptors else {
+            let line = vm.line(gsi: place.gsi)
+            return VirtioMMIO(
+                backend, memory: memory,
+                interrupt: {
+                    line(true)
+                    line(false)
+                }, report: configuration.report)
+        }
+        let interrupt = try EventDescriptor()
+        let transport = VirtioMMIO(
+            backend, memory: memory, interrupt: { interrupt.signal() }, report: configuration.report)
+        do throws(KVMError) {
+            try vm.machine.registerIRQFD(interrupt.rawValue, gsi: place.gsi)
+        } catch {
+            throw .kvm(error)
+        }
+        for queue in 0..<transport.queueCount {
+            let event = try EventDescriptor()
+            do throws(KVMError) {
+                try vm.machine.registerIOEvent(
+                    event.rawValue, address: place.address + VirtioMMIO.notifyOffset, length: 4, in: .memory,
+                    match: UInt64(queue))
+            } catch {
+                throw .kvm(error)
+            }
+            loop.add(event.rawValue) {
+                event.clear()
+                loop.rearm(event.rawValue)
+                transport.notify(queue)
+            }
+        }
+        return transport
     }
 }
 

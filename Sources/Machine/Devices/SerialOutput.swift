@@ -50,7 +50,23 @@ public final class SerialOutput: Sendable {
             bytes.withLock { buffer in
                 buffer.append(byte)
                 if immediate || byte == 0x0A || buffer.count >= Self.bufferSize {
-                    while !Self.write(&buffer, to: descriptor), !runHasEnded.load(ordering: .relaxed) {}
+                    drain(&buffer, to: descriptor)
+                }
+            }
+        }
+    }
+
+    /// Takes bytes from the guest.
+    func send(_ bytes: UnsafeRawBufferPointer) {
+        switch target {
+        case .none: break
+        case .capture:
+            self.bytes.withLock { $0.append(contentsOf: bytes.prefix(max(0, Self.captureLimit - $0.count))) }
+        case .descriptor(let descriptor):
+            self.bytes.withLock { buffer in
+                for start in stride(from: 0, to: bytes.count, by: Self.bufferSize) {
+                    buffer.append(contentsOf: bytes[start..<min(bytes.count, start + Self.bufferSize)])
+                    drain(&buffer, to: descriptor)
                 }
             }
         }
@@ -70,14 +86,20 @@ public final class SerialOutput: Sendable {
     /// What a ``Target/capture`` has received.
     public var captured: [UInt8] { bytes.withLock { $0 } }
 
+    /// Empties the buffer, however slow the reader, as long as the run lasts.
+    private func drain(_ buffer: inout [UInt8], to descriptor: Int32) {
+        while !Self.write(&buffer, to: descriptor), !runHasEnded.load(ordering: .relaxed) {}
+    }
+
     /// Empties the buffer, or waits a little for room at the reader's.
     ///
-    /// Waits in poll(2): a write that blocks could not be called off but by a signal at the right moment.
+    /// Waits in poll(2): a write that blocks could not be called off but by a signal at the right moment. What poll
+    /// finds room for, a pipe takes at once up to PIPE_BUF.
     private static func write(_ buffer: inout [UInt8], to descriptor: Int32) -> Bool {
         var room = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
         while !buffer.isEmpty {
             guard poll(&room, 1, 100) > 0 else { return false }
-            let written = buffer.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            let written = buffer.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, min($0.count, 4096)) }
             if written > 0 {
                 buffer.removeFirst(written)
             } else if errno == EAGAIN || errno == EINTR {

@@ -44,7 +44,6 @@ final class UART16550: ByteDevice {
         }
 
         mutating func take() -> UInt8 {
-            guard dataReady else { return 0 }
             let byte = received[receivedStart]
             receivedStart += 1
             if receivedStart == received.count {
@@ -73,11 +72,15 @@ final class UART16550: ByteDevice {
     private let registers = Mutex(Registers())
     private let output: SerialOutput
     private let interrupt: InterruptLine?
+    private let drained: @Sendable () -> Void
 
-    /// - Parameter interrupt: the line; without one the port is for polling.
-    init(output: SerialOutput, interrupt: InterruptLine? = nil) {
+    /// - Parameters:
+    ///   - interrupt: the line; without one the port is for polling.
+    ///   - drained: called when the guest has read the last byte received.
+    init(output: SerialOutput, interrupt: InterruptLine? = nil, drained: @escaping @Sendable () -> Void = {}) {
         self.output = output
         self.interrupt = interrupt
+        self.drained = drained
     }
 
     func read(_ register: UInt32) -> UInt8 {
@@ -85,7 +88,13 @@ final class UART16550: ByteDevice {
             defer { update(&registers) }
             switch register {
             case 0:
-                return registers.divisorLatchAccess ? UInt8(truncatingIfNeeded: registers.divisor) : registers.take()
+                guard !registers.divisorLatchAccess else { return UInt8(truncatingIfNeeded: registers.divisor) }
+                guard registers.dataReady else { return 0 }
+                let byte = registers.take()
+                if !registers.dataReady {
+                    drained()
+                }
+                return byte
             case 1:
                 return registers.divisorLatchAccess
                     ? UInt8(truncatingIfNeeded: registers.divisor >> 8) : registers.interruptEnable

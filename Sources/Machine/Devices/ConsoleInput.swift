@@ -1,0 +1,84 @@
+import CLinuxKVM
+import Glibc
+import Synchronization
+
+/// What comes in on a descriptor, for the guest's console. On a terminal, which is in raw mode meanwhile, Ctrl-A x
+/// ends the run and Ctrl-A Ctrl-A is one Ctrl-A.
+final class ConsoleInput: Sendable {
+    private enum Escape {
+        static let prefix: UInt8 = 0x01
+        static let quit: UInt8 = 0x78
+    }
+
+    private let descriptor: Int32
+    private let before: termios?
+    private let escaped = Mutex(false)
+    /// How many bytes the console takes now, and where they go.
+    private let room: @Sendable () -> Int
+    private let deliver: @Sendable (ArraySlice<UInt8>) -> Void
+    private let quit: @Sendable () -> Void
+
+    init(
+        _ descriptor: Int32, room: @escaping @Sendable () -> Int,
+        deliver: @escaping @Sendable (ArraySlice<UInt8>) -> Void, quit: @escaping @Sendable () -> Void
+    ) {
+        self.descriptor = descriptor
+        self.room = room
+        self.deliver = deliver
+        self.quit = quit
+        var settings = termios()
+        // A background process that changed its terminal would be stopped.
+        guard isatty(descriptor) == 1, tcgetpgrp(descriptor) == getpgrp(), tcgetattr(descriptor, &settings) == 0 else {
+            before = nil
+            return
+        }
+        before = settings
+        cfmakeraw(&settings)
+        // Output stays as it was: our own messages end lines with a line feed alone.
+        settings.c_oflag |= tcflag_t(OPOST)
+        tcsetattr(descriptor, TCSANOW, &settings)
+    }
+
+    /// Gives the terminal back as it was.
+    func restore() {
+        if var before {
+            tcsetattr(descriptor, TCSANOW, &before)
+        }
+    }
+
+    deinit {
+        restore()
+    }
+
+    /// Something may be there to read.
+    ///
+    /// - Returns: whether to wait for more; false at the end of the input, or without room.
+    func take() -> Bool {
+        let room = min(room(), 1024)
+        guard room > 0 else { return false }
+        var bytes = [UInt8](repeating: 0, count: room)
+        let count = read(descriptor, &bytes, room)
+        guard count > 0 else { return count < 0 && (errno == EINTR || errno == EAGAIN) }
+        let typed = before == nil ? bytes[..<count] : unescape(bytes[..<count])
+        if !typed.isEmpty {
+            deliver(typed)
+        }
+        return true
+    }
+
+    private func unescape(_ bytes: ArraySlice<UInt8>) -> ArraySlice<UInt8> {
+        var typed: [UInt8] = []
+        for byte in bytes {
+            let wasEscaped = escaped.withLock { escaped in
+                defer { escaped = !escaped && byte == Escape.prefix }
+                return escaped
+            }
+            if wasEscaped, byte == Escape.quit {
+                quit()
+            } else if wasEscaped || byte != Escape.prefix {
+                typed.append(byte)
+            }
+        }
+        return typed[...]
+    }
+}

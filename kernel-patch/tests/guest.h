@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What check.c and the guest that it runs agree on. */
+#ifndef GUEST_H
+#define GUEST_H
+
+#include <stdint.h>
+
+#define GUEST_MEMORY	(192ul << 20)
+#define GUEST_GDT	0x1000ul
+#define GUEST_PML4	0x2000ul	/* then the PDPT and four PDs */
+#define GUEST_IDT	0x9000ul
+#define GUEST_SHARED	0x10000ul	/* a page for each vCPU */
+#define GUEST_STACKS	0x80000ul	/* 16 KiB for each vCPU, this is the first one's top */
+#define GUEST_CODE	0x100000ul
+#define GUEST_FRESH	(64ul << 20)	/* pages that nobody has touched */
+#define GUEST_MMIO	0xd0000000ul	/* no memory here */
+
+#define PORT_DATA	0x500		/* swallows anything */
+#define PORT_DONE	0x501		/* end of a command */
+#define PORT_BAD	0x502		/* an exception that nobody expects */
+
+enum command {
+	CMD_NOTHING,
+	CMD_OUT,		/* n OUTs */
+	CMD_CPUID,		/* n CPUIDs of leaf 0 */
+	CMD_HALT,		/* n HLTs, each ended by the APIC timer */
+	CMD_WRMSR,		/* n writes of an MSR that KVM emulates */
+	CMD_TOUCH,		/* n pages for the first time */
+	CMD_HYPERCALL,		/* n hypercalls that KVM does not know */
+	CMD_MMIO,		/* n writes to an address that is not memory */
+	CMD_DEADLINE,		/* n writes of a TSC deadline that is far away */
+	CMD_LEAF,		/* CPUID of leaf arg[0], arg[1]: out[0..3] */
+	CMD_EMULATED_LEAF,	/* the same by KVM's instruction emulator */
+	CMD_TOTAL,		/* out[0] = total exits, out[1] = those by interrupts */
+	CMD_READ_TWICE,		/* n pairs of readings, out[0] = those that did not differ */
+	CMD_MONOTONIC,		/* n readings of scope arg[0], out[0] = those that went back */
+	CMD_TICKS,		/* n batches of 100 CPUIDs and 100 MSR writes, out[] = ticks of the fastest batch */
+	CMD_MIX,		/* everything for n TSC ticks, out[0] = ticks in the guest */
+};
+
+struct shared {
+	uint32_t command, vendor;
+	uint64_t n, arg[2];
+	uint32_t reason, interrupt_reason;
+	uint64_t by_count, by_pair;	/* exits for `reason` during the command, by either leaf */
+	uint64_t out[8];
+};
+
+#endif
