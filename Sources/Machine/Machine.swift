@@ -77,7 +77,9 @@ public final class Machine {
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
         try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
         output = SerialOutput(configuration.serial)
-        let control = try RunControl(cpus: cpus, waitingForHandler: plan.usesHandler ? cpus : 0)
+        // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
+        // that its handler is there.
+        let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
         devices =
             guest.isPC
             ? try MachineDevices(pc: configuration.devices, output: output, memory: memory, vm: vm, control: control)

@@ -97,7 +97,7 @@ struct stats {
 static struct layout {
 	struct kvm_stats_header header;
 	int total, exits, cycles, guest, blocked, userspace, reentered, no_entry, vocabulary;
-	int l2, reflected, reason_exits, reason_cycles, nr_slots, kvm_exits, nr_values;
+	int l2, l2_cycles, reflected, reason_exits, reason_cycles, nr_slots, kvm_exits, nr_values;
 	uint32_t cycles_flags;
 } layout;
 
@@ -124,6 +124,7 @@ static void read_layout(int fd)
 			{ "exit_acct_reentered_exits", &layout.reentered },
 			{ "exit_acct_no_entry_exits", &layout.no_entry },
 			{ "exit_acct_l2_exits", &layout.l2 },
+			{ "exit_acct_l2_cycles", &layout.l2_cycles },
 			{ "exit_acct_l2_reflected_exits", &layout.reflected },
 			{ "exit_acct_vocabulary", &layout.vocabulary },
 			{ "exit_acct_reason_exits", &layout.reason_exits },
@@ -687,13 +688,20 @@ static void check_deadline(uint64_t n)
 /* What an exit costs, in ticks of the TSC; the caller compares. The guest is in it, about five instructions. */
 static void check_cost(void)
 {
-	unpatched_is_fine = true;
-	struct vm *vm = create_vm(1, false, false);
-	struct vcpu *v = &vm->vcpus[0];
+	uint64_t least[2] = { ~0ull, ~0ull };
 
-	command(v, CMD_TICKS, CPUID, 100);
-	printf("COST cpuid=%lu wrmsr=%lu\n", v->shared->out[0], v->shared->out[1]);
-	destroy_vm(vm);
+	unpatched_is_fine = true;
+	for (int turn = 0; turn < 8; turn++) {
+		struct vm *vm = create_vm(1, false, false);
+		struct vcpu *v = &vm->vcpus[0];
+
+		command(v, CMD_TICKS, CPUID, 100);
+		for (int i = 0; i < 2; i++)
+			if (v->shared->out[i] < least[i])
+				least[i] = v->shared->out[i];
+		destroy_vm(vm);
+	}
+	printf("COST cpuid=%lu wrmsr=%lu\n", least[0], least[1]);
 }
 
 /* Counters that start 500 below 2^32, by modules built for this check. */
@@ -722,6 +730,36 @@ static void check_wrap(void)
 	for (int i = 1; i < 3; i++)
 		expect(before[i] < 1ull << 32 && after[i] == before[i] + 1007, "leaf 0x%X: 0x%lx CPUIDs, then 0x%lx, 1007 more", leaves[i], before[i], after[i]);
 	expect(cycles[0] >= (1ull << 32) - 500 && cycles[1] > cycles[0] && cycles[1] < 1ull << 40, "cycles: 0x%lx, then 0x%lx", cycles[0], cycles[1]);
+	destroy_vm(vm);
+}
+
+/* A guest with a guest of its own: who handles which exit is told apart. */
+static void check_nested(uint64_t n)
+{
+	struct vm *vm = create_vm(1, true, false);
+	struct vcpu *v = &vm->vcpus[0];
+	struct stats a, b;
+
+	command(v, CMD_NOTHING, IO, 0);
+	command(v, CMD_NESTED, CPUID, 10);
+	a = stats_of(v);
+	command(v, CMD_NESTED, CPUID, n);
+	b = stats_of(v);
+	uint64_t io = by_reason(vm, &b, IO) - by_reason(vm, &a, IO), cpuids = by_reason(vm, &b, CPUID) - by_reason(vm, &a, CPUID);
+	uint64_t interrupts = by_reason(vm, &b, INTERRUPT) - by_reason(vm, &a, INTERRUPT);
+	uint64_t vmruns = b.value[layout.reason_exits + 0x80] - a.value[layout.reason_exits + 0x80];
+
+	printf("      %lu exits: %lu VMRUN, %lu CPUID, %lu I/O, %lu interrupts; %lu from L2 (%lu of %lu cycles), %lu of them reflected to L1\n",
+	       DELTA(total), vmruns, cpuids, io, interrupts, DELTA(l2), DELTA(l2_cycles), DELTA(cycles), DELTA(reflected));
+	expect(v->shared->out[0] == n && !v->shared->out[1], "L1 saw %lu CPUIDs of L2 and %lu other exits", v->shared->out[0], v->shared->out[1]);
+	expect(vmruns == n, "L1 entered L2 %lu times, each VMRUN an exit from L1", vmruns);
+	expect(cpuids == n && DELTA(reflected) == n, "L2's %lu CPUIDs are exits to L0, all reflected to L1", cpuids);
+	expect(io == n - 1 + 1, "L2's %lu OUTs are exits too, which L0 handles and L1 does not see; one more OUT is L1's last", io - 1);
+	/* Interrupts of the host may come in L1 or in L2. */
+	expect(DELTA(l2) >= 2 * n - 1 && DELTA(l2) <= 2 * n - 1 + interrupts, "exits from L2: %lu, that is %lu and up to %lu by interrupts",
+	       DELTA(l2), 2 * n - 1, interrupts);
+	expect(DELTA(l2_cycles) > 0 && DELTA(l2_cycles) < DELTA(cycles), "cycles after exits from L2 are some of all");
+	check_sums(vm, "nested");
 	destroy_vm(vm);
 }
 
@@ -758,6 +796,8 @@ int main(int argc, char **argv)
 		check_capability();
 	else if (!strcmp(what, "off"))
 		check_off();
+	else if (!strcmp(what, "nested"))
+		check_nested(number ? number : 1000);
 	else if (!strcmp(what, "wrap"))
 		check_wrap();
 	else if (!strcmp(what, "cost"))

@@ -15,7 +15,13 @@ asm(".section .start, \"ax\"\n"
     "pop %rdx; pop %rcx; pop %rax; iretq\n"
     ".globl bad_interrupt\n"
     "bad_interrupt: mov $0x502, %edx; out %al, %dx; 1: hlt; jmp 1b\n"
+    /* The guest's guest. */
+    ".globl l2\n"
+    "l2: xor %eax, %eax; xor %ecx, %ecx; cpuid\n"
+    "mov $0x500, %edx; out %al, %dx; jmp l2\n"
     ".previous");
+
+extern const char l2[];
 
 static inline void cpuid(uint32_t leaf, uint32_t index, uint32_t *r)
 {
@@ -93,6 +99,61 @@ static void halt_once(uint32_t ticks)
 {
 	wrmsr(0x838, ticks);
 	asm volatile("sti; hlt; cli" : : : "memory");
+}
+
+struct segment {
+	uint16_t selector, attributes;
+	uint32_t limit;
+	uint64_t base;
+};
+
+/* L2 is us in a loop: the same address space, no nested paging. Only CPUID and VMRUN are intercepted. */
+static void nested(struct shared *s)
+{
+	uint8_t *vmcb = (uint8_t *)GUEST_VMCB, *save = vmcb + 0x400;
+	const struct segment code = { 0x08, 0xa9b, ~0u, 0 }, data = { 0x10, 0xc93, ~0u, 0 };
+	uint64_t cr0, cr3, cr4;
+	uint64_t *rip = (uint64_t *)(save + 0x178);
+	struct { uint16_t limit; uint64_t base; } __attribute__((packed)) gdt, idt;
+
+	for (int i = 0; i < 4096; i++)
+		vmcb[i] = 0;
+	wrmsr(0xc0000080, rdmsr(0xc0000080) | 1 << 12);		/* EFER.SVME */
+	wrmsr(0xc0010117, GUEST_VMCB + 4096);			/* VM_HSAVE_PA */
+	asm volatile("mov %%cr0, %0; mov %%cr3, %1; mov %%cr4, %2" : "=r"(cr0), "=r"(cr3), "=r"(cr4));
+	asm volatile("sgdt %0; sidt %1" : "=m"(gdt), "=m"(idt));
+
+	*(uint32_t *)(vmcb + 0x00c) = 1u << 18;			/* CPUID */
+	*(uint32_t *)(vmcb + 0x010) = 1;			/* VMRUN */
+	*(uint32_t *)(vmcb + 0x058) = 1;			/* ASID */
+	for (int i = 0; i < 6; i++)
+		((struct segment *)save)[i] = i == 1 ? code : data;
+	*(struct segment *)(save + 0x60) = (struct segment){ 0, 0, gdt.limit, gdt.base };
+	*(struct segment *)(save + 0x80) = (struct segment){ 0, 0, idt.limit, idt.base };
+	*(uint64_t *)(save + 0x0d0) = rdmsr(0xc0000080);
+	*(uint64_t *)(save + 0x148) = cr4;
+	*(uint64_t *)(save + 0x150) = cr3;
+	*(uint64_t *)(save + 0x158) = cr0;
+	*(uint64_t *)(save + 0x160) = 0x400;
+	*(uint64_t *)(save + 0x168) = 0xffff0ff0;
+	*(uint64_t *)(save + 0x170) = 2;
+	*(uint64_t *)(save + 0x1d8) = GUEST_STACKS - 0x2000;
+	*(uint64_t *)(save + 0x268) = 0x0007040600070406;
+	*rip = (uint64_t)l2;
+
+	s->out[0] = s->out[1] = 0;
+	while (s->out[0] < s->n && s->out[1] < 1000) {
+		asm volatile("push %%rbp; push %%rbx; vmrun %%rax; pop %%rbx; pop %%rbp" : : "a"(vmcb)
+			     : "memory", "cc", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15");
+		if (*(uint64_t *)(vmcb + 0x070) == 0x72) {
+			s->out[0]++;
+			*rip += 2;
+		} else {
+			s->out[2] = *(uint64_t *)(vmcb + 0x070);
+			s->out[1]++;
+		}
+	}
+	asm volatile("stgi");
 }
 
 /* A bit of everything. A long step of the TSC is time that this code did not run. */
@@ -206,6 +267,9 @@ static void run(struct shared *s)
 			a = exits;
 			b = cycles;
 		}
+		break;
+	case CMD_NESTED:
+		nested(s);
 		break;
 	case CMD_TICKS:
 		s->out[0] = s->out[1] = ~0ull;

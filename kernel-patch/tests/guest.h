@@ -10,6 +10,7 @@
 #define GUEST_PML4	0x2000ul	/* then the PDPT and four PDs */
 #define GUEST_IDT	0x9000ul
 #define GUEST_SHARED	0x10000ul	/* a page for each vCPU */
+#define GUEST_VMCB	0x20000ul	/* for the guest's own guest; then the save area of VMRUN */
 #define GUEST_STACKS	0x80000ul	/* 16 KiB for each vCPU, this is the first one's top */
 #define GUEST_CODE	0x100000ul
 #define GUEST_FRESH	(64ul << 20)	/* pages that nobody has touched */
@@ -34,6 +35,8 @@ enum command {
 	CMD_TOTAL,		/* out[0] = total exits, out[1] = those by interrupts */
 	CMD_READ_TWICE,		/* n pairs of readings, out[0] = those that did not differ */
 	CMD_MONOTONIC,		/* n readings of scope arg[0], out[0] = those that went back */
+	CMD_NESTED,		/* an L2 guest: n CPUIDs that we intercept, an OUT that we do not between two of
+				   them; out[0] = CPUIDs seen, out[1] = other exits seen (SVM) */
 	CMD_TICKS,		/* n batches of 100 CPUIDs and 100 MSR writes, out[] = ticks of the fastest batch */
 	CMD_MIX,		/* everything for n TSC ticks, out[0] = ticks in the guest */
 };

@@ -2,14 +2,12 @@
 /*
  * What Swift cannot import from <linux/kvm.h>, and nothing else: ioctl numbers (function-like macros), a variadic
  * ioctl, atomic access to memory that the kernel shares, and single instructions. Headers that Swift's Glibc module
- * leaves out come with it.
+ * leaves out come with it. What the C library declares with _GNU_SOURCE only is wrapped in CLinuxKVM.c: a header that
+ * defines it shows fd_set otherwise than other modules do.
  */
 #ifndef CLINUXKVM_H
 #define CLINUXKVM_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <errno.h>
 #include <stdint.h>
 #include <pthread.h>
@@ -20,10 +18,7 @@
 #include <linux/kvm.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
-#include <termios.h>
-#include <unistd.h>
 
 #define VMTALLY_INLINE static inline __attribute__((always_inline))
 
@@ -146,15 +141,8 @@ VMTALLY_INLINE void vmtally_fence(void)
 }
 
 /* "EACCES" and "Permission denied"; NULL for a number that is no error. Unlike strerror(3), safe on any thread. */
-VMTALLY_INLINE const char *vmtally_error_name(int error)
-{
-	return strerrorname_np(error);
-}
-
-VMTALLY_INLINE const char *vmtally_error_text(int error)
-{
-	return strerrordesc_np(error);
-}
+const char *vmtally_error_name(int error);
+const char *vmtally_error_text(int error);
 
 struct vmtally_cpuid {
 	uint32_t eax, ebx, ecx, edx;
@@ -175,22 +163,12 @@ VMTALLY_INLINE uint64_t vmtally_rdtsc(void)
 	return __builtin_ia32_rdtsc();
 }
 
-/* Linux's own file calls, which the C library shows with _GNU_SOURCE only. */
-VMTALLY_INLINE int vmtally_fallocate(int fd, int mode, off_t offset, off_t count)
-{
-	return (int)syscall(SYS_fallocate, fd, mode, offset, count);
-}
-
-VMTALLY_INLINE ssize_t vmtally_getrandom(void *buffer, size_t count)
-{
-	return syscall(SYS_getrandom, buffer, count, 0);
-}
+/* Linux's own calls. -1 and errno, as ever. */
+int vmtally_fallocate(int fd, int mode, off_t offset, off_t count);
+ssize_t vmtally_getrandom(void *buffer, size_t count);
 
 /* Names the calling thread, 15 bytes at most, for ps(1) and perf(1). */
-VMTALLY_INLINE void vmtally_name_thread(const char *name)
-{
-	pthread_setname_np(pthread_self(), name);
-}
+void vmtally_name_thread(const char *name);
 
 /* The registers that KVM exchanges through the run page (KVM_CAP_SYNC_REGS). */
 VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)

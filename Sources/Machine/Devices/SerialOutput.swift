@@ -72,6 +72,11 @@ public final class SerialOutput: Sendable {
         }
     }
 
+    /// Writes all of the buffer, waiting for the reader as long as the run lasts.
+    private func drain(_ buffer: inout [UInt8], to descriptor: Int32) {
+        while !Self.write(&buffer, to: descriptor), !runHasEnded.load(ordering: .relaxed) {}
+    }
+
     /// From now on no vCPU waits for the reader: what it has not taken stays in the buffer for ``flush()``.
     func endOfRun() {
         runHasEnded.store(true, ordering: .relaxed)
@@ -86,15 +91,10 @@ public final class SerialOutput: Sendable {
     /// What a ``Target/capture`` has received.
     public var captured: [UInt8] { bytes.withLock { $0 } }
 
-    /// Empties the buffer, however slow the reader, as long as the run lasts.
-    private func drain(_ buffer: inout [UInt8], to descriptor: Int32) {
-        while !Self.write(&buffer, to: descriptor), !runHasEnded.load(ordering: .relaxed) {}
-    }
-
     /// Empties the buffer, or waits a little for room at the reader's.
     ///
-    /// Waits in poll(2): a write that blocks could not be called off but by a signal at the right moment. What poll
-    /// finds room for, a pipe takes at once up to PIPE_BUF.
+    /// Waits in poll(2): a write that blocks could not be called off but by a signal at the right moment. Where poll
+    /// finds room, a pipe takes up to PIPE_BUF at once.
     private static func write(_ buffer: inout [UInt8], to descriptor: Int32) -> Bool {
         var room = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
         while !buffer.isEmpty {

@@ -1,0 +1,208 @@
+import LinuxSystem
+
+/// vmtally-probe: reads the tally of the virtual machine that it runs in (docs/guests.md).
+@_cdecl("probe_main")
+func main(_ count: Int, _ arguments: Arguments, _ environment: Arguments) -> Int32 {
+    guard let options = Options(count, arguments) else { return 64 }
+    if options.command == .help {
+        help()
+        return 0
+    }
+    if let cpu = options.cpu, system_stay_on(cpu) != 0 {
+        complain("there is no such CPU here, or it may not be used: --cpu", nil)
+        return 1
+    }
+    var tally = Tally()
+    guard tally.hasSignature || options.force && looksAlive(&tally) else {
+        complain(
+            """
+            no tally here: CPUID leaf 0x4FFFFF00 lacks the signature VMTallyExits. Run this in a guest of vmtally or of \
+            a patched kernel; --force reads leaf 0x4FFFFFFF all the same.
+            """, nil)
+        return 1
+    }
+    switch options.command {
+    case .exec: return exec(&tally, options, environment)
+    case .watch: return watch(&tally, options)
+    default: return show(&tally, options)
+    }
+}
+
+/// Without a signature: does leaf 0x4FFFFFFF count at all?
+func looksAlive(_ tally: inout Tally) -> Bool {
+    let first = tally.total(.machine)
+    let second = tally.total(.machine)
+    return second.count > first.count
+}
+
+func help() {
+    var output = Output(1)
+    output.put(
+        """
+        usage: vmtally-probe [show|watch|exec] [options] [-- CMD ...]
+          show          exits so far: total, each reason, rate since boot
+          watch         the same every second: what was new
+          exec -- CMD   runs CMD and tells what it cost in exits; the exit status is CMD's
+        options:
+          --json        one JSON object (watch: one a line)
+          --cpu N       stay on CPU N; the total is then that vCPU's own
+          --interval MS, --count N   of watch
+          --force       also without the signature of leaf 0x4FFFFF00
+
+        """)
+    output.flush()
+}
+
+func show(_ tally: inout Tally, _ options: Options) -> Int32 {
+    let scope: TallyScope = options.cpu == nil ? .machine : .vcpu
+    let snapshot = Snapshot(&tally, .after, scope)
+    print(tally, options, snapshot, since: nil, nanoseconds: now(7), to: 1)
+    return 0
+}
+
+func watch(_ tally: inout Tally, _ options: Options) -> Int32 {
+    let scope: TallyScope = options.cpu == nil ? .machine : .vcpu
+    var lines: UInt64 = 0
+    while options.count == 0 || lines < options.count {
+        let before = Snapshot(&tally, .before, scope)
+        _ = system_sleep(
+            system_time(
+                seconds: Int64(options.interval / 1000), nanoseconds: Int64(options.interval % 1000) * 1_000_000))
+        let after = Snapshot(&tally, .after, scope)
+        print(tally, options, after, since: before, nanoseconds: after.nanoseconds &- before.nanoseconds, to: 1)
+        lines += 1
+    }
+    return 0
+}
+
+func exec(_ tally: inout Tally, _ options: Options, _ environment: Arguments) -> Int32 {
+    guard let program = options.program, let name = program[0] else { return 64 }
+    let scope: TallyScope = options.cpu == nil ? .machine : .vcpu
+    let before = Snapshot(&tally, .before, scope)
+    let child = system_fork()
+    if child == 0 {
+        let error = execute(name, program, environment)
+        complain(error == -2 ? "no such command: " : "cannot run ", name)
+        system_exit(error == -2 ? 127 : 126)
+    }
+    guard child > 0 else {
+        complain("cannot fork", nil)
+        return 1
+    }
+    // Ctrl-C is for CMD.
+    _ = system_signal(2, 1)
+    _ = system_signal(3, 1)
+    var status: Int32 = 0
+    while system_wait(child, &status) == -4 {}
+    let after = Snapshot(&tally, .after, scope)
+    print(
+        tally, options, after, since: before, nanoseconds: after.nanoseconds &- before.nanoseconds, to: 2,
+        command: name)
+    let signal = status & 0x7F
+    return signal == 0 ? status >> 8 & 0xFF : 128 + signal
+}
+
+/// execve, through PATH for a name without a slash. Returns why it failed.
+func execute(_ name: UnsafeMutablePointer<CChar>, _ arguments: Arguments, _ environment: Arguments) -> Int {
+    var index = 0
+    while name[index] != 0 {
+        if name[index] == 0x2F { return system_execute(name, arguments, environment) }
+        index += 1
+    }
+    var variable = environment
+    while let text = variable.pointee {
+        if text[0] == 0x50, text[1] == 0x41, text[2] == 0x54, text[3] == 0x48, text[4] == 0x3D {  // PATH=
+            return search(text + 5, name, arguments, environment)
+        }
+        variable += 1
+    }
+    return -2
+}
+
+private func search(
+    _ path: UnsafeMutablePointer<CChar>, _ name: UnsafeMutablePointer<CChar>, _ arguments: Arguments,
+    _ environment: Arguments
+) -> Int {
+    var result = -2
+    var start = path
+    while true {
+        var candidate: InlineArray<4096, CChar> = .init(repeating: 0)
+        var count = 0
+        var next = start
+        while next.pointee != 0, next.pointee != 0x3A, count < 2048 {
+            candidate[count] = next.pointee
+            count += 1
+            next += 1
+        }
+        if count > 0 {
+            candidate[count] = 0x2F
+            count += 1
+        }
+        var index = 0
+        while name[index] != 0, count < 4095 {
+            candidate[count] = name[index]
+            count += 1
+            index += 1
+        }
+        let error = withUnsafePointer(to: &candidate) {
+            $0.withMemoryRebound(to: CChar.self, capacity: 4096) { system_execute($0, arguments, environment) }
+        }
+        if error != -2, error != -20 { result = error }
+        guard next.pointee == 0x3A else { return result }
+        start = next + 1
+    }
+}
+
+func print(
+    _ tally: Tally, _ options: Options, _ after: Snapshot, since before: Snapshot?, nanoseconds: UInt64,
+    to descriptor: Int32, command: UnsafeMutablePointer<CChar>? = nil
+) {
+    var output = Output(descriptor)
+    let report = Report(tally: tally, json: options.json)
+    let live = tally.isLive
+    let total =
+        before.map { after.total.since($0.total, own: live ? Snapshot.ownQueriesInTotal : 0) } ?? after.total
+    if options.json {
+        report.jsonHead(&output)
+        if let command {
+            output.put(",\"command\":\"")
+            output.put(escaped: command)
+            output.put("\"")
+        }
+        output.put(",\"ns\":")
+        output.put(nanoseconds, plain: true)
+        output.put(",\"scope\":\"")
+        output.put(options.cpu == nil ? "vm" : "vcpu")
+        output.put("\",\"total\":{")
+        report.fields(total, &output)
+        output.put("},\"by_reason\":[")
+    } else {
+        report.introduction(&output)
+        report.head(&output)
+    }
+    var isFirst = true
+    for index in 0..<min(tally.vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2) {
+        let reason = tally.vocabulary.reasons[index]
+        let own = live && reason.code == tally.queryReason ? Snapshot.ownQueriesInReason : 0
+        let pair = before.map { after.pair(index).since($0.pair(index), own: own) } ?? after.pair(index)
+        guard pair.count > 0 else { continue }
+        if options.json {
+            output.put(isFirst ? "{\"code\":" : ",{\"code\":")
+            output.put(UInt64(reason.code), plain: true)
+            output.put(",\"name\":\"")
+            output.put(reason.name)
+            output.put("\",")
+            report.fields(pair, &output)
+            output.put("}")
+        } else {
+            report.row(reason.name, pair, nanoseconds: nanoseconds, &output)
+        }
+        isFirst = false
+    }
+    if options.json {
+        output.put("]}\n")
+    } else {
+        report.row(options.cpu == nil ? "total" : "total of this vCPU", total, nanoseconds: nanoseconds, &output)
+    }
+    output.flush()
+}

@@ -1,0 +1,55 @@
+/// What is printed: a table or JSON.
+struct Report {
+    let tally: Tally
+    let json: Bool
+
+    private static let nameWidth = 26
+
+    /// Where the numbers come from and what they count.
+    func introduction(_ output: inout Output) {
+        guard tally.hasSignature else { return output.put("no signature (--force): the meaning is not known\n") }
+        output.put(tally.isLive ? "live; " : "SNAPSHOT from before this vCPU first ran, not live; ")
+        output.put(
+            tally.features.vocabulary == .kvm
+                ? "userspace exits (KVM_EXIT_*, counted by the VMM)"
+                : "VM exits (counted by the host's kernel)")
+        if tally.features.tscKHz > 0 {
+            output.put("; TSC ")
+            output.put(UInt64(tally.features.tscKHz), decimals: 3)
+            output.put(" MHz")
+        }
+        output.put("\n")
+    }
+
+    func head(_ output: inout Output) {
+        output.put("reason", width: Self.nameWidth)
+        output.put("       exits   per second               cycles\n")
+    }
+
+    func row(_ name: StaticString, _ pair: TallyPair, nanoseconds: UInt64, _ output: inout Output) {
+        output.put(name, width: Self.nameWidth)
+        output.put(pair.count, width: 12)
+        // Count times 10^9 stays below 2^64 up to 18 thousand million exits.
+        let perSecond = nanoseconds > 0 ? min(pair.count, 18_000_000_000) * 1_000_000_000 / nanoseconds : 0
+        output.put(perSecond, width: 13)
+        output.put(pair.cycles, width: 21)
+        output.put("\n")
+    }
+
+    /// The fields of one JSON object, without its braces.
+    func fields(_ pair: TallyPair, _ output: inout Output) {
+        output.put("\"count\":")
+        output.put(pair.count, plain: true)
+        output.put(",\"cycles\":")
+        output.put(pair.cycles, plain: true)
+    }
+
+    func jsonHead(_ output: inout Output) {
+        output.put("{\"schema\":\"vmtally.probe/1\",\"live\":")
+        output.put(tally.isLive ? "true" : "false")
+        output.put(",\"vocabulary\":\"")
+        output.put(tally.vocabulary.key)
+        output.put("\",\"tsc_khz\":")
+        output.put(UInt64(tally.features.tscKHz), plain: true)
+    }
+}

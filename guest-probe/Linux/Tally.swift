@@ -1,0 +1,105 @@
+import LinuxSystem
+
+/// The tally as CPUID tells it.
+struct Tally {
+    let features: TallyFeatures
+    let hasSignature: Bool
+    let vocabulary: ReasonVocabulary
+    /// Queries made so far.
+    private(set) var reads: UInt64 = 0
+
+    init() {
+        hasSignature = Self.cpuid(TallyLeaf.signature, 0).isTallySignature
+        features = hasSignature ? TallyFeatures(Self.cpuid(TallyLeaf.features, 0)) : TallyFeatures(CPUIDRegisters())
+        vocabulary = .vocabulary(features.vocabulary ?? .kvm)
+    }
+
+    var isLive: Bool { hasSignature && features.flags.contains(.live) }
+
+    mutating func total(_ scope: TallyScope) -> TallyPair {
+        reads += 1
+        return Self.cpuid(TallyLeaf.total, scope.rawValue).tallyPair ?? TallyPair()
+    }
+
+    mutating func reason(_ code: UInt32) -> TallyPair {
+        reads += 1
+        return Self.cpuid(TallyLeaf.reason, code).tallyPair ?? TallyPair()
+    }
+
+    /// The reason under which a query is counted itself.
+    var queryReason: UInt32 {
+        switch features.vocabulary {
+        case .vmx: 10  // CPUID
+        case .svm: 0x72  // CPUID
+        default: 4  // KVM_EXIT_DEBUG: queries arrive by a breakpoint
+        }
+    }
+
+    private static func cpuid(_ leaf: UInt32, _ subleaf: UInt32) -> CPUIDRegisters {
+        var result = system_registers()
+        system_cpuid(leaf, subleaf, &result)
+        return CPUIDRegisters(eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx)
+    }
+}
+
+/// Total and every reason at about one moment.
+///
+/// A query is an exit of its own. So that none of them shows in a difference, the reason that queries are counted under
+/// is read next to the total: last before what is measured, first after it.
+struct Snapshot {
+    enum Side {
+        case before, after
+    }
+
+    let total: TallyPair
+    let nanoseconds: UInt64
+    private let pairs: UnsafeMutablePointer<UInt64>
+
+    init(_ tally: inout Tally, _ side: Side, _ scope: TallyScope = .machine) {
+        let pairs = system_snapshot(side == .before ? 0 : 1)!
+        self.pairs = pairs
+        let query = tally.vocabulary.index(of: tally.queryReason) ?? 0
+        func read(_ index: Int) {
+            let pair = tally.reason(tally.vocabulary.reasons[index].code)
+            pairs[index * 2] = pair.count
+            pairs[index * 2 + 1] = pair.cycles
+        }
+        let count = min(tally.vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2)
+        switch side {
+        case .before:
+            for index in 0..<count where index != query { read(index) }
+            read(query)
+            total = tally.total(scope)
+            nanoseconds = now(1)
+        case .after:
+            nanoseconds = now(1)
+            total = tally.total(scope)
+            read(query)
+            for index in 0..<count where index != query { read(index) }
+        }
+    }
+
+    /// Queries between the two readings of the total, and of the query's own reason: they are no part of what is
+    /// measured.
+    static let ownQueriesInTotal: UInt64 = 1
+    static let ownQueriesInReason: UInt64 = 3
+
+    func pair(_ index: Int) -> TallyPair {
+        TallyPair(count: pairs[index * 2], cycles: pairs[index * 2 + 1])
+    }
+}
+
+/// A clock in nanoseconds: 1 is monotonic, 7 runs since boot.
+func now(_ clock: Int32) -> UInt64 {
+    var time = system_time()
+    _ = system_clock(clock, &time)
+    return UInt64(time.seconds) * 1_000_000_000 + UInt64(time.nanoseconds)
+}
+
+extension TallyPair {
+    /// The growth since an earlier reading, less what the measurement itself added.
+    func since(_ earlier: TallyPair, own: UInt64 = 0) -> TallyPair {
+        let count = count &- earlier.count
+        return TallyPair(count: count > own ? count - own : 0, cycles: cycles &- earlier.cycles)
+    }
+}
