@@ -69,6 +69,6 @@ final class RealTimeClock: ByteDevice {
             case 0x09: utc.tm_year % 100
             default: utc.tm_year / 100 + 19
             }
-        return UInt8(truncatingIfNeeded: value / 10 << 4 | value % 10)
+        return UInt8(truncatingIfNeeded: (value / 10) << 4 | value % 10)
     }
 }

@@ -235,9 +235,10 @@ struct DescriptorChain: @unchecked Sendable {
     func write(_ bytes: UnsafeRawBufferPointer) -> Int {
         var written = 0
         for vector in writable {
-            guard let base = vector.iov_base, written < bytes.count else { break }
+            guard written < bytes.count else { break }
             let piece = min(vector.iov_len, bytes.count - written)
-            base.copyMemory(from: bytes.baseAddress! + written, byteCount: piece)
+            UnsafeMutableRawBufferPointer(start: vector.iov_base, count: piece)
+                .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[written..<written + piece]))
             written += piece
         }
         return written
