@@ -643,7 +643,7 @@ static void check_time(unsigned int seconds)
 	v->shared->arg[0] = 300;		/* a longer step of the TSC is an exit */
 	v->shared->arg[1] = 200000;		/* of the timer, until HLT ends */
 	struct stats a = stats_of(v), b;
-	uint64_t userspace = v->userspace_cycles, began = v->last_return;
+	uint64_t userspace = v->userspace_cycles, began = v->last_return, runs = v->userspace_exits;
 
 	command(v, CMD_MIX, IO, ticks);
 	b = stats_of(v);
@@ -656,6 +656,8 @@ static void check_time(unsigned int seconds)
 
 	printf("      wall %lu ticks (%.1f s), %lu exits: kernel %lu, guest %lu, blocked %lu, userspace %lu\n",
 	       wall, wall / (r[2] * 1000.0), exits, kernel, guest, blocked, user);
+	printf("      %lu KVM_RUNs, %.0f ticks each in the system call's own code\n", v->userspace_exits - runs,
+	       (double)(user - userspace) / (v->userspace_exits - runs));
 	double sum = 100.0 * (kernel + guest + blocked + user) / wall - 100;
 	double own = 100.0 * (kernel + v->shared->out[0] + blocked + userspace) / wall - 100;
 
