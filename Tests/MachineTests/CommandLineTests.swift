@@ -61,8 +61,9 @@ struct CommandLineTests {
             exec $nobody "$VMTALLY" run --guest "$GUEST"
             """
         let outcome = try CommandLineTool.run(script, ["GUEST": guest])
-        // Where nobody may use KVM, or cannot reach the tool, there is nothing to see.
-        guard outcome.status != 77 && outcome.status != 78 else { return }
+        if outcome.status == 77 || outcome.status == 78 {
+            try Test.cancel("user 65534 cannot reach the executable, or may use /dev/kvm")
+        }
         #expect(outcome.status == 1)
         #expect(outcome.error.contains("/dev/kvm") && outcome.error.contains("usermod -aG kvm"), "\(outcome.error)")
     }
