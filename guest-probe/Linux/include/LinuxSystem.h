@@ -93,8 +93,8 @@ SYSTEM_INLINE _Noreturn void system_exit(int status)
 }
 
 /* 64 KiB that are nobody else's: text on its way out, and two snapshots. */
-uint8_t *_Nonnull system_text_buffer(void);
-uint64_t *_Nonnull system_snapshot(int which);
+uint8_t *system_text_buffer(void);
+uint64_t *system_snapshot(int which);
 
 #define SYSTEM_TEXT_SIZE 32768
 /* Numbers in a snapshot: count and cycles of up to 512 reasons. */
