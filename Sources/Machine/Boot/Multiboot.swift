@@ -12,14 +12,15 @@ struct Multiboot {
     /// Bits 0 to 15 are demands; page-aligned modules (0) and memory information (1) are met.
     private static let unknownDemands: UInt32 = 0xFFFC
 
-    /// Fixed places below 640 KiB, under what kernels load at 1 MiB.
+    /// Fixed places at both ends of the low memory; an image may load between them and above 1 MiB.
     private enum Layout {
         static let gdt: UInt64 = 0x500
-        static let info: UInt64 = 0x9000
-        static let map: UInt64 = 0x9100
-        static let name: UInt64 = 0x9300
-        static let commandLine: UInt64 = 0x1_0000
-        static let commandLineSize = 0x1_0000
+        static let lowFree: Range<UInt64> = 0x1000..<0x9_0000
+        static let info: UInt64 = 0x9_0000
+        static let map: UInt64 = 0x9_0100
+        static let name: UInt64 = 0x9_0300
+        static let commandLine: UInt64 = 0x9_1000
+        static let commandLineSize = 0x8000
     }
 
     /// The header's fields.
@@ -59,9 +60,11 @@ struct Multiboot {
         }
         let pieces = try lifted { () throws(ImageError) in try Self.pieces(bytes, header) }
         for piece in pieces.segments {
-            guard piece.address >= LinuxBoot.Layout.highStart, piece.address &+ piece.memorySize <= memory.lowSize,
-                piece.address &+ piece.memorySize >= piece.address
-            else { throw .image(.outsideMemory(piece.address..<piece.address &+ max(piece.memorySize, 1))) }
+            let (end, overflow) = piece.address.addingReportingOverflow(piece.memorySize)
+            guard !overflow, piece.memorySize > 0,
+                Layout.lowFree.contains(piece.address) && end <= Layout.lowFree.upperBound
+                    || piece.address >= LinuxBoot.Layout.highStart && end <= memory.lowSize
+            else { throw .image(.outsideMemory(piece.address..<max(end, piece.address))) }
             try memory.copy(bytes[piece.file], to: piece.address)
         }
         entry = pieces.entry
