@@ -38,6 +38,7 @@ let package = Package(
             name: "vmtally-benchmarks",
             dependencies: ["CBenchmarks", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Reports"],
             path: "Benchmarks/Harness"),
+        .testTarget(name: "CodegenTests"),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),

@@ -2,33 +2,36 @@ import CLinuxKVM
 import ExitStats
 
 /// What `begin` and `end` cost on top of the two RDTSC that time an exit, and what reading a tally costs.
+///
+/// Durations come from an array, but hang on the result of the second RDTSC, as in the exit loop: a store whose address
+/// waits for that result holds up what follows on some processors (docs/performance.md).
 struct AccountingBenchmark {
     var rounds = 25
-    /// Exits of one sample; 25 rounds make 10 million.
-    var exits = 400_000
+    /// 400,000 exits make a sample, 25 rounds 10 million. Long enough for a TSC that steps by tens of cycles, short
+    /// enough that few are interrupted.
+    let chunks = 200
+    let exitsPerChunk = 2_000
 
     /// Exits as a guest makes them, precomputed and known to no compiler.
     private struct Workload {
         static let size = 1 << 13
-        let codes: [UInt32]
-        let cycles: [UInt32]
-        /// Zero. What RDTSC says must be used, or it would not be read, but must not blur the durations.
+        let exits: [(code: UInt32, cycles: UInt32)]
+        /// Zero, known at run time alone: hangs a duration on the RDTSC without changing it.
         let mask: UInt64
 
         init() {
             var random = SystemRandomNumberGenerator()
-            codes = (0..<Self.size).map { _ in
-                switch UInt32.random(in: 0..<100, using: &random) {
-                case 0..<78: 2  // KVM_EXIT_IO
-                case 78..<96: 6  // KVM_EXIT_MMIO
-                case 96..<99: 29  // KVM_EXIT_X86_RDMSR
-                default: 4  // KVM_EXIT_DEBUG
-                }
-            }
-            // From 50 cycles to 50,000 and more, thinning out: each half as likely as one half as long.
-            cycles = (0..<Self.size).map { _ in
+            exits = (0..<Self.size).map { _ in
+                let code: UInt32 =
+                    switch UInt32.random(in: 0..<100, using: &random) {
+                    case 0..<78: 2  // KVM_EXIT_IO
+                    case 78..<96: 6  // KVM_EXIT_MMIO
+                    case 96..<99: 29  // KVM_EXIT_X86_RDMSR
+                    default: 4  // KVM_EXIT_DEBUG
+                    }
+                // From 48 cycles to 400,000, thinning out: each octave half as likely as the one below it.
                 let octave = UInt32(UInt32.random(in: 1...(1 << 12), using: &random).leadingZeroBitCount - 19)
-                return 48 << octave + UInt32.random(in: 0..<(48 << octave), using: &random)
+                return (code, 48 << octave + UInt32.random(in: 0..<(48 << octave), using: &random))
             }
             mask = UInt64.random(in: 0..<2, using: &random) & 2
         }
@@ -37,85 +40,97 @@ struct AccountingBenchmark {
     func run(progress: (String) -> Void) throws -> [Figure] {
         let workload = Workload()
         let tally = try Tally()
-        var pairs: [Double] = []
+        var alone: [Double] = []
         var accounted: [Double] = []
-        for round in -1..<rounds {
-            let pairFirst = round % 2 == 0
-            let first = pairFirst ? timestamps(workload) : accounting(workload, tally.writer)
-            let second = pairFirst ? accounting(workload, tally.writer) : timestamps(workload)
-            if round >= 0 {
-                pairs.append(pairFirst ? first : second)
-                accounted.append(pairFirst ? second : first)
+        var differences: [Double] = []
+        var bare: [Double] = []
+        for round in 0..<rounds {
+            let sample = (0..<chunks).map { chunk in
+                // There and back, so that what drifts hits all alike.
+                let there = Variant.allCases.map { ($0, time($0, chunk, workload, tally.writer)) }
+                let back = Variant.allCases.reversed().map { ($0, time($0, chunk, workload, tally.writer)) }
+                return Dictionary(there + back) { ($0 + $1) / 2 }
             }
+            func median(_ value: ([Variant: Double]) -> Double) -> Double { Series(sample.map(value)).median }
+            alone.append(median { $0[.timestamps, default: 0] })
+            accounted.append(median { $0[.both, default: 0] })
+            differences.append(median { $0[.both, default: 0] - $0[.timestamps, default: 0] })
+            bare.append(median { $0[.accounting, default: 0] - $0[.nothing, default: 0] })
+            progress("accounting: round \(round + 1) of \(rounds)")
         }
-        progress("accounting: \(rounds) rounds")
-        guard tally.total.count == UInt64(exits * (rounds + 1)) else { throw BenchmarkError("exits were lost") }
+        guard tally.total.count == UInt64(rounds * chunks * exitsPerChunk * 4) else {
+            throw BenchmarkError("exits were lost")
+        }
         return [
-            Figure("two RDTSC", unit: "cycles/exit", pairs),
+            Figure("two RDTSC", unit: "cycles/exit", alone),
             Figure("two RDTSC and accounting", unit: "cycles/exit", accounted),
-            Figure("accounting", unit: "cycles/exit", zip(accounted, pairs).map { $0 - $1 }, target: 10),
+            Figure("accounting on top of two RDTSC", unit: "cycles/exit", differences, target: 10),
+            Figure("accounting without RDTSC", unit: "cycles/exit", bare, target: 10),
         ] + reading(tally)
     }
 
-    /// Cycles per exit of the two RDTSC alone.
-    @inline(never)
-    private func timestamps(_ workload: Workload) -> Double {
-        var sum: UInt64 = 0
-        let elapsed = workload.cycles.withUnsafeBufferPointer { cycles in
-            workload.codes.withUnsafeBufferPointer { codes in
-                let start = vmtally_rdtsc()
-                for exit in 0..<exits {
-                    let place = exit & (Workload.size - 1)
-                    let returned = vmtally_rdtsc()
-                    let slot = UInt64(codes[place])
-                    let measured = vmtally_rdtsc() &- returned
-                    sum &+= measured & workload.mask &+ UInt64(cycles[place]) &+ slot
-                }
-                return vmtally_rdtsc() - start
-            }
-        }
-        precondition(sum > 0)
-        return Double(elapsed) / Double(exits)
+    /// What a loop over the exits does with each.
+    private enum Variant: CaseIterable {
+        case nothing, timestamps, accounting, both
     }
 
-    /// Cycles per exit with counting in between and timing after them, as in the exit loop.
-    @inline(never)
-    private func accounting(_ workload: Workload, _ writer: TallyWriter) -> Double {
-        let elapsed = workload.cycles.withUnsafeBufferPointer { cycles in
-            workload.codes.withUnsafeBufferPointer { codes in
-                let start = vmtally_rdtsc()
-                for exit in 0..<exits {
-                    let place = exit & (Workload.size - 1)
+    /// Cycles per exit.
+    private func time(_ variant: Variant, _ chunk: Int, _ workload: Workload, _ writer: TallyWriter) -> Double {
+        var sum: UInt64 = 0
+        let elapsed =
+            switch variant {
+            case .nothing: loop(chunk, workload) { sum &+= UInt64($0) &+ $1 }
+            case .timestamps:
+                loop(chunk, workload) { code, cycles in
                     let returned = vmtally_rdtsc()
-                    let slot = writer.begin(codes[place])
-                    let measured = vmtally_rdtsc() &- returned
-                    writer.end(slot, cycles: measured & workload.mask &+ UInt64(cycles[place]))
+                    sum &+= UInt64(code) &+ cycles
+                    sum &+= vmtally_rdtsc() &- returned
                 }
-                return vmtally_rdtsc() - start
+            case .accounting: loop(chunk, workload) { writer.end(writer.begin($0), cycles: $1) }
+            case .both:
+                loop(chunk, workload) { code, cycles in
+                    let returned = vmtally_rdtsc()
+                    let slot = writer.begin(code)
+                    let measured = vmtally_rdtsc() &- returned
+                    writer.end(slot, cycles: measured & workload.mask &+ cycles)
+                }
             }
+        precondition(variant == .accounting || variant == .both || sum > 0)
+        return elapsed
+    }
+
+    @inline(__always)
+    private func loop(_ chunk: Int, _ workload: Workload, _ body: (UInt32, UInt64) -> Void) -> Double {
+        let offset = chunk &* exitsPerChunk
+        return workload.exits.withUnsafeBufferPointer { exits in
+            let start = vmtally_rdtsc()
+            for exit in 0..<exitsPerChunk {
+                let exit = exits[(exit &+ offset) & (Workload.size - 1)]
+                body(exit.code, UInt64(exit.cycles))
+            }
+            return Double(vmtally_rdtsc() - start) / Double(exitsPerChunk)
         }
-        return Double(elapsed) / Double(exits)
     }
 
     /// What others pay: none of it delays a vCPU.
     private func reading(_ tally: Tally) -> [Figure] {
         let snapshot = tally.snapshot()
         return [
-            time("snapshot of a tally with \(snapshot.reasons.count) reasons", batch: 20) {
+            timeCall("snapshot of a tally with \(snapshot.reasons.count) reasons", batch: 20) {
                 tally.snapshot().reasons.count
             },
-            time("merge of two such snapshots", batch: 20) {
+            timeCall("merge of two such snapshots", batch: 20) {
                 var merged = snapshot
                 merged.merge(snapshot)
                 return merged.reasons.count
             },
-            time("99th percentile of one reason", batch: 200) { Int(snapshot.reasons[0].percentile(0.99)) },
-            time("answer to leaf 0x4FFFFFFF", batch: 10_000) { Int(CPUIDRegisters(tally.total).eax) },
+            timeCall("99th percentile of one reason", batch: 200) { Int(snapshot.reasons[0].percentile(0.99)) },
+            timeCall("answer to leaf 0x4FFFFFFF", batch: 10_000) { Int(CPUIDRegisters(tally.total).eax) },
         ]
     }
 
     /// Time per call. In batches, for RDTSC may step by tens of cycles.
-    private func time(_ name: String, batch: Int, _ body: () -> Int) -> Figure {
+    private func timeCall(_ name: String, batch: Int, _ body: () -> Int) -> Figure {
         let values = (0..<rounds).map { _ in
             var sum = 0
             let start = vmtally_rdtsc()

@@ -3,14 +3,15 @@ import Machine
 
 /// The exit loop against the same loop without accounting, and against a plain C program, on the same guest.
 ///
-/// All three run in each round, in an order that changes from round to round, on one CPU. A sample is the median of the
-/// guest's chunks, so that what else the machine does meanwhile moves it little; a round's ratios compare neighbours in
-/// time.
+/// All three run in turns, in an order that changes from turn to turn, on one CPU. A round's sample is the median of the
+/// guest's chunks in ten turns: chunks are short, so that what else the machine does meanwhile hits few of them, and
+/// turns are, so that what drifts hits all three loops alike.
 struct LoopBenchmark {
     var rounds = 25
-    /// Exits of one sample: 100 chunks of 2,000.
-    var chunks = 100
-    var exitsPerChunk = 2_000
+    /// 200,000 exits make a sample.
+    let turns = 10
+    let chunks = 200
+    let exitsPerChunk = 100
 
     enum Loop: CaseIterable {
         case counted, uncounted, plainC
@@ -20,13 +21,9 @@ struct LoopBenchmark {
         try LoopGuest.Exit.allCases.flatMap { exit in
             let guest = LoopGuest(exit, chunks: chunks, exits: exitsPerChunk)
             var samples: [Loop: [Double]] = [:]
-            for round in -1..<rounds {
-                for loop in Self.order(round) {
-                    let cycles = try sample(loop, guest)
-                    // The first round warms up.
-                    if round >= 0 {
-                        samples[loop, default: []].append(cycles)
-                    }
+            for round in 0..<rounds {
+                for (loop, cycles) in try sample(guest) {
+                    samples[loop, default: []].append(Series(cycles).median)
                 }
                 progress("\(exit.rawValue): round \(round + 1) of \(rounds)")
             }
@@ -34,20 +31,26 @@ struct LoopBenchmark {
         }
     }
 
-    /// One of the six orders.
-    private static func order(_ round: Int) -> [Loop] {
-        var rest = Loop.allCases
-        let first = rest.remove(at: (round + 6) % 3)
-        return [first] + ((round + 6) / 3 % 2 == 0 ? rest : rest.reversed())
+    /// Cycles per exit in each chunk of one round, as the guest saw them.
+    private func sample(_ guest: LoopGuest) throws -> [Loop: [Double]] {
+        var chunks: [Loop: [Double]] = [:]
+        for turn in 0..<turns {
+            for loop in Self.order(turn) {
+                let serial = loop == .plainC ? try runPlainC(guest) : try runVMTally(guest, counting: loop == .counted)
+                guard let cycles = guest.cycles(serial) else {
+                    throw BenchmarkError("the guest sent \(serial.count) bytes, not \(guest.chunks * 8)")
+                }
+                chunks[loop, default: []] += cycles
+            }
+        }
+        return chunks
     }
 
-    /// Cycles per exit, as the guest saw it.
-    private func sample(_ loop: Loop, _ guest: LoopGuest) throws -> Double {
-        let serial = loop == .plainC ? try runPlainC(guest) : try runVMTally(guest, counting: loop == .counted)
-        guard let cycles = guest.cycles(serial) else {
-            throw BenchmarkError("the guest sent \(serial.count) bytes, not \(guest.chunks * 8)")
-        }
-        return Series(cycles).median
+    /// One of the six orders.
+    private static func order(_ turn: Int) -> [Loop] {
+        var rest = Loop.allCases
+        let first = rest.remove(at: turn % 3)
+        return [first] + (turn / 3 % 2 == 0 ? rest : rest.reversed())
     }
 
     private func runVMTally(_ guest: LoopGuest, counting: Bool) throws -> [UInt8] {

@@ -105,6 +105,13 @@ public struct System: ~Copyable, Sendable {
         }
     }
 
+    /// Whether being in the file's group is enough to open it.
+    private static func isOpenToGroup(_ path: String) -> Bool {
+        var status = stat()
+        let needed: mode_t = 0o060
+        return stat(path, &status) == 0 && status.st_mode & needed == needed && status.st_gid != 0
+    }
+
     static func remedy(path: String, errno: Int32) -> String? {
         switch errno {
         case ENOENT, ENODEV, ENXIO:
@@ -112,6 +119,12 @@ public struct System: ~Copyable, Sendable {
             KVM is not loaded, or this machine has no hardware virtualization. Load it: `sudo modprobe kvm_intel` \
             (Intel) or `sudo modprobe kvm_amd` (AMD). If that fails, turn on VT-x or SVM in the firmware; inside a \
             virtual machine, turn on nested virtualization on its host; inside a container, pass the device through \
+            (`--device \(path)`).
+            """
+        case EACCES where !isOpenToGroup(path), EPERM where !isOpenToGroup(path):
+            """
+            \(path) is root's alone: be root, or give it to a group, `sudo chgrp kvm \(path) && sudo chmod 660 \(path)`, \
+            and join that, `sudo usermod -aG kvm "$USER"`. Inside a container, pass the device through \
             (`--device \(path)`).
             """
         case EACCES, EPERM:

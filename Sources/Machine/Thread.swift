@@ -39,4 +39,9 @@ struct Thread {
     func join() {
         pthread_join(thread, nil)
     }
+
+    /// Lets the thread end on its own. Instead of ``join()``.
+    func detach() {
+        pthread_detach(thread)
+    }
 }

@@ -22,13 +22,47 @@ func warn(_ text: String) {
 
 /// Writes a text to a file, or to standard output for `-`.
 func write(_ text: String, to path: String) throws {
-    let descriptor = path == "-" ? dup(STDOUT_FILENO) : open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-    guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
-    defer { close(descriptor) }
-    var bytes = Array(text.utf8)[...]
-    while !bytes.isEmpty {
-        let written = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
-        guard written > 0 || errno == EINTR else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
-        bytes = bytes.dropFirst(max(0, written))
+    try OutputFile(path: path).replaceContents(with: text)
+}
+
+/// A file to be written later: whether it can be is known from the start.
+struct OutputFile: ~Copyable {
+    private let path: String
+    private let descriptor: Int32
+
+    /// Creates the file, and leaves alone what an existing one holds; `-` is standard output.
+    init(path: String) throws {
+        self.path = path
+        descriptor = path == "-" ? dup(STDOUT_FILENO) : open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
+    }
+
+    deinit {
+        close(descriptor)
+    }
+
+    func replaceContents(with text: String) throws {
+        if path != "-" {
+            // Devices and pipes have nothing to cut.
+            ftruncate(descriptor, 0)
+        }
+        var bytes = Array(text.utf8)[...]
+        while !bytes.isEmpty {
+            let written = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            guard written > 0 || errno == EINTR else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
+            bytes = bytes.dropFirst(max(0, written))
+        }
+    }
+}
+
+/// Occupies those of the descriptors 0 to 2 that are closed, so that no file of ours gets their numbers and the guest's
+/// output or our messages with them. What is written there still fails.
+func occupyStandardDescriptors() {
+    while true {
+        let descriptor = open("/dev/null", O_RDONLY)
+        guard (0...2).contains(descriptor) else {
+            close(descriptor)
+            return
+        }
     }
 }

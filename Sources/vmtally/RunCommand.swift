@@ -86,6 +86,8 @@ struct RunCommand: ParsableCommand {
         configuration.endingSignals = [SIGINT, SIGTERM]
         configuration.serial = try serial.open()
         configuration.devices = devices
+        // A run may be long: better now than after it.
+        let stats = if let statsJson { try OutputFile(path: statsJson) } else { nil as OutputFile? }
         let machine = try makeMachine(configuration)
         let result = try machine.run()
         if case .failed(let failure) = result.end {
@@ -94,11 +96,11 @@ struct RunCommand: ParsableCommand {
         if !quiet {
             warn(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
         }
-        if let statsJson {
+        if statsJson != nil {
             let document = RunDocument(
                 result, host: HostIdentity(tscKHz: machine.tscKHz), configuration: configuration,
                 version: VMTally.version)
-            try write(document.json() + "\n", to: statsJson)
+            try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
     }

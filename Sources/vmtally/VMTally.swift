@@ -10,4 +10,9 @@ struct VMTally: ParsableCommand {
         version: version,
         subcommands: [DemoCommand.self, RunCommand.self, HostCommand.self, CPUIDCommand.self]
     )
+
+    static func main() {
+        occupyStandardDescriptors()
+        main(nil)
+    }
 }

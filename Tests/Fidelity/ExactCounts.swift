@@ -51,6 +51,13 @@ struct ExactCounts {
                 "VM exits by reason", because: "the kvm_exit tracepoint does not fire here, or this is not root")
         } else {
             checks.expectEqual("kvm_exit tracepoint against KVM's exits", byHardware.values.reduce(0, +), kernel)
+            if let tally = result.hardware {
+                let patched = tally.reasons.reduce(into: [UInt64: UInt64]()) {
+                    $0[UInt64($1.code ?? 0)] = $1.pair.count
+                }
+                checks.expect(
+                    "the patched kernel's tally by reason", patched == byHardware, "\(patched), \(byHardware)")
+            }
             explain(byHardware, kept: kernel - min(kernel, sum), &checks)
         }
         if byUserspace.isEmpty {

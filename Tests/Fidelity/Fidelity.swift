@@ -53,8 +53,8 @@ enum Fidelity {
         configuration.serial = .capture
         configuration.timeoutMilliseconds = 120_000
         let machine = try Machine(configuration, elf: TestGuests.cpuidWalk)
-        guard machine.plan.isLive else {
-            return checks.skip("CPUID walk", because: machine.plan.shortfall ?? "live CPUID is off")
+        guard machine.plan.name != "host", machine.plan.isLive else {
+            return checks.skip("CPUID walk", because: machine.plan.shortfall ?? "KVM answers every leaf itself")
         }
         let result = try machine.run()
         let serial = String(decoding: machine.output.captured, as: UTF8.self)

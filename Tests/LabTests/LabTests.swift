@@ -25,9 +25,20 @@ struct LabTests {
         ])
     func fidelity(ground: Ground) throws {
         let run = try Lab.run(
-            ground.name, [Lab.fidelity, "--expect", ground.mode, "--scale", "\(ground.scale)"])
+            Lab.runner, [ground.name, "--", Lab.fidelity, "--expect", ground.mode, "--scale", "\(ground.scale)"])
         #expect(run.status == 0, "\(run.output)")
         #expect(run.output.contains(" passed, 0 failed"), "\(run.output)")
+    }
+
+    @Test(
+        "the patched kernel's counts are exact, for its own guests and for ours",
+        .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"), arguments: ["svm", "vmx"])
+    func kernelPatch(ground: String) throws {
+        let checks = try Lab.run(Lab.patched, [ground, "--quick"])
+        #expect(checks.status == 0, "\(checks.output)")
+        let ours = try Lab.run(Lab.patched, [ground, "--", Lab.fidelity, "--expect", "host", "--scale", "100"])
+        #expect(ours.status == 0, "\(ours.output)")
+        #expect(ours.output.contains("ok   the patched kernel's tally by reason"), "\(ours.output)")
     }
 }
 
@@ -35,7 +46,8 @@ enum Lab {
     private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .deletingLastPathComponent()
     static let fidelity = root.appending(path: "build/vmtally-fidelity").path
-    private static let runner = root.appending(path: "Tests/Lab/run").path
+    static let runner = root.appending(path: "Tests/Lab/run").path
+    static let patched = root.appending(path: "kernel-patch/try").path
 
     /// Why there is no lab here; nil when there is one. CI must have it.
     static let missing: String? = {
@@ -50,12 +62,12 @@ enum Lab {
         return absent.isEmpty || getuid() == 0 ? nil : "not installed: \(absent.joined(separator: ", "))"
     }()
 
-    /// Runs a command in an emulated host; the runner has time limits of its own.
-    static func run(_ ground: String, _ command: [String]) throws -> (status: Int32, output: String) {
+    /// Runs a script that boots an emulated host; it has time limits of its own.
+    static func run(_ script: String, _ arguments: [String]) throws -> (status: Int32, output: String) {
         let process = Process()
         let pipe = Pipe()
-        process.executableURL = URL(filePath: runner)
-        process.arguments = [ground, "--"] + command
+        process.executableURL = URL(filePath: script)
+        process.arguments = arguments
         process.standardOutput = pipe
         process.standardError = pipe
         process.standardInput = FileHandle.nullDevice

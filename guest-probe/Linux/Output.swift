@@ -3,7 +3,7 @@ import LinuxSystem
 /// Text on its way to a descriptor.
 struct Output {
     private let descriptor: Int32
-    private let buffer: UnsafeMutablePointer<UInt8> = system_text_buffer()
+    private let buffer = system_text_buffer().unsafelyUnwrapped
     private var used = 0
 
     init(_ descriptor: Int32) {

@@ -56,7 +56,7 @@ struct Snapshot {
     private let pairs: UnsafeMutablePointer<UInt64>
 
     init(_ tally: inout Tally, _ side: Side, _ scope: TallyScope = .machine) {
-        let pairs: UnsafeMutablePointer<UInt64> = system_snapshot(side == .before ? 0 : 1)
+        let pairs = system_snapshot(side == .before ? 0 : 1).unsafelyUnwrapped
         self.pairs = pairs
         let query = tally.vocabulary.index(of: tally.queryReason) ?? 0
         func read(_ index: Int) {

@@ -4,7 +4,7 @@
  * kind and reads its tally with CPUID, and the host compares with what it asked for and with KVM's
  * statistics. Nothing but /dev/kvm is needed, so this runs as init of an emulated host.
  *
- * usage: check counts|time|deadline|capability|off|cost|wrap|nested [NUMBER]
+ * usage: check counts|time|deadline|capability|off|cost|wrap|nested|emulated|where [NUMBER]
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -643,7 +643,7 @@ static void check_time(unsigned int seconds)
 	v->shared->arg[0] = 300;		/* a longer step of the TSC is an exit */
 	v->shared->arg[1] = 200000;		/* of the timer, until HLT ends */
 	struct stats a = stats_of(v), b;
-	uint64_t userspace = v->userspace_cycles, began = v->last_return;
+	uint64_t userspace = v->userspace_cycles, began = v->last_return, runs = v->userspace_exits;
 
 	command(v, CMD_MIX, IO, ticks);
 	b = stats_of(v);
@@ -656,6 +656,8 @@ static void check_time(unsigned int seconds)
 
 	printf("      wall %lu ticks (%.1f s), %lu exits: kernel %lu, guest %lu, blocked %lu, userspace %lu\n",
 	       wall, wall / (r[2] * 1000.0), exits, kernel, guest, blocked, user);
+	printf("      %lu KVM_RUNs, %.0f ticks each in the system call's own code\n", v->userspace_exits - runs,
+	       (double)(user - userspace) / (v->userspace_exits - runs));
 	double sum = 100.0 * (kernel + guest + blocked + user) / wall - 100;
 	double own = 100.0 * (kernel + v->shared->out[0] + blocked + userspace) / wall - 100;
 
@@ -763,6 +765,58 @@ static void check_nested(uint64_t n)
 	destroy_vm(vm);
 }
 
+/* How much of an exit is inside the vendor's handle_exit, by modules built for this check. */
+static void check_where(void)
+{
+	const struct { enum command c; enum reason r; } kinds[] = {
+		{ CMD_CPUID, CPUID }, { CMD_WRMSR, WRMSR }, { CMD_HYPERCALL, HYPERCALL }, { CMD_MMIO, MMIO }, { CMD_OUT, IO } };
+	struct vm *vm = create_vm(1, true, false);
+	struct vcpu *v = &vm->vcpus[0];
+
+	command(v, CMD_NOTHING, IO, 0);
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct stats a = stats_of(v), b;
+
+		command(v, kinds[i].c, kinds[i].r, 2000);
+		b = stats_of(v);
+		printf("      %s: %lu cycles an exit, %lu of them (%.0f %%) inside handle_exit\n", reason_names[kinds[i].r],
+		       DELTA(cycles) / DELTA(total), DELTA(l2_cycles) / DELTA(total), 100.0 * DELTA(l2_cycles) / DELTA(cycles));
+	}
+	destroy_vm(vm);
+}
+
+/* Guest state that VMX cannot run without "unrestricted guest": KVM emulates instead of entering. */
+static void check_emulated(void)
+{
+	/* mov dx, 0x500; mov cx, 1000; out dx, al; loop; mov dx, 0x501; out dx, al */
+	static const unsigned char code[] = { 0xba, 0x00, 0x05, 0xb9, 0xe8, 0x03, 0xee, 0xe2, 0xfd, 0xba, 0x01, 0x05, 0xee };
+	struct vm *vm = create_vm(1, true, false);
+	struct vcpu *v = &vm->vcpus[0];
+	struct kvm_sregs sregs;
+	struct kvm_regs regs = { .rflags = 2 };
+	struct stats s;
+
+	memcpy((char *)vm->memory + GUEST_FRESH, code, sizeof(code));
+	if (ioctl(v->fd, KVM_GET_SREGS, &sregs))
+		die("KVM_GET_SREGS");
+	sregs.cr0 = 0x60000010;
+	sregs.cr4 = sregs.efer = 0;
+	/* Real mode with a base that no selector gives. */
+	sregs.cs = (struct kvm_segment){ .base = GUEST_FRESH, .limit = 0xffff, .selector = 0xf000, .type = 11, .present = 1, .s = 1 };
+	sregs.ss = (struct kvm_segment){ .limit = 0xffff, .type = 3, .present = 1, .s = 1 };
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss;
+	if (ioctl(v->fd, KVM_SET_SREGS, &sregs) || ioctl(v->fd, KVM_SET_REGS, &regs))
+		die("setting real mode");
+	finish(v);
+	s = stats_of(v);
+	uint64_t reason33 = s.value[layout.reason_exits + 33], none = s.value[layout.no_entry];
+
+	expect(none >= 1000 && none == reason33, "1001 OUTs emulated because the processor cannot enter: %lu exits without entry, %lu of reason 33, %lu in all",
+	       none, reason33, s.value[layout.total]);
+	check_sums(vm, "emulated");
+	destroy_vm(vm);
+}
+
 /* The module parameter is off: no leaves, no counts, statistics all zero. */
 static void check_off(void)
 {
@@ -798,6 +852,10 @@ int main(int argc, char **argv)
 		check_off();
 	else if (!strcmp(what, "nested"))
 		check_nested(number ? number : 1000);
+	else if (!strcmp(what, "where"))
+		check_where();
+	else if (!strcmp(what, "emulated"))
+		check_emulated();
 	else if (!strcmp(what, "wrap"))
 		check_wrap();
 	else if (!strcmp(what, "cost"))

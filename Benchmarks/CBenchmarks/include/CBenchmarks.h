@@ -4,7 +4,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 /*
  * Runs a section 6 guest (DESIGN: a static ELF64 in long mode) to its end on a VMM in plain C that counts and times

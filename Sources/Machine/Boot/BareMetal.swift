@@ -23,17 +23,24 @@ struct BareMetal {
         longMode = LongMode(base: memory.lowSize - reserved)
         stacksEnd = memory.lowSize
         entry = image.entry
-        for segment in image.segments {
-            guard !segment.memory.overlaps(longMode.base..<stacksEnd),
+        try Self.load(image.segments, of: bytes, into: memory, reserved: longMode.base..<stacksEnd)
+        guard longMode.write(to: memory) else { throw .memory("no room for page tables: raise --memory") }
+        memory.store(Self.bootInfoMagic, at: longMode.bootInfo)
+        memory.store(memory.size, at: longMode.bootInfo + 8)
+        memory.store(UInt32(cpus), at: longMode.bootInfo + 16)
+    }
+
+    /// Copies segments to where they belong: all of each in RAM, none of it where the boot structures are.
+    static func load(
+        _ segments: [ELF64.Segment], of bytes: UnsafeRawBufferPointer, into memory: GuestMemory, reserved: Range<UInt64>
+    ) throws(MachineError) {
+        for segment in segments {
+            guard !segment.memory.overlaps(reserved),
                 let target = memory.slice(segment.address, count: Int(clamping: segment.memorySize))
             else { throw .image(.outsideMemory(segment.memory)) }
             // Fresh RAM is zero: only the file's bytes need a copy.
             target.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[segment.file]))
         }
-        guard longMode.write(to: memory) else { throw .memory("no room for page tables: raise --memory") }
-        memory.store(Self.bootInfoMagic, at: longMode.bootInfo)
-        memory.store(memory.size, at: longMode.bootInfo + 8)
-        memory.store(UInt32(cpus), at: longMode.bootInfo + 16)
     }
 
     /// Puts a vCPU at the entry point: RDI = boot info, RSI = index, RSP = top of its own stack.

@@ -178,7 +178,7 @@ struct CheckedBytes {
         let (start, overflow) = base.addingReportingOverflow(offset)
         let size = UInt64(bytes.count)
         guard !overflow, start <= size, count <= size - start else {
-            throw .malformed("it ends before offset \(hex(start)) + \(count)")
+            throw .malformed("it ends before offset \(hex(overflow ? .max : start)) + \(count)")
         }
         return Int(start)..<Int(start + count)
     }

@@ -67,24 +67,39 @@ public struct BreakpointSupport: Equatable, Sendable {
             try vcpu.setCPUID(try system.supportedCPUID())
             return vcpu
         }
-        return try watched(vcpu, longMode)
+        return try watched(TrialVM(vcpu, memory), longMode)
+    }
+
+    /// The trials' VM, for two threads to hold.
+    private final class TrialVM: @unchecked Sendable {
+        let vcpu: VCPU
+        private let memory: GuestMemory
+
+        init(_ vcpu: consuming VCPU, _ memory: GuestMemory) {
+            self.vcpu = vcpu
+            self.memory = memory
+        }
     }
 
     /// Runs the trials with a second thread that ends a KVM_RUN which does not come back.
+    ///
+    /// That thread also lets go of the VM last: the kernel takes milliseconds to take one apart, and the guest that waits
+    /// to be started need not wait for that.
     private static func watched(
-        _ vcpu: borrowing VCPU, _ longMode: LongMode
+        _ trial: consuming TrialVM, _ longMode: LongMode
     ) throws(MachineError) -> BreakpointSupport {
         let control = try RunControl(cpus: 1)
-        control.enter(vcpu: 0, runPage: vcpu.runPage)
-        let watchdog = try Thread(name: "vmtally-trial") {
+        control.enter(vcpu: 0, runPage: trial.vcpu.runPage)
+        let watchdog = try Thread(name: "vmtally-trial") { [trial] in
             control.wait(until: deadline(milliseconds: patience), EndingSignals())
+            withExtendedLifetime(trial) {}
         }
-        defer {
-            control.leave(vcpu: 0)
-            control.finish(.halted)
-            watchdog.join()
-        }
-        do throws(KVMError) { return try trials(vcpu, longMode) } catch { throw .kvm(error) }
+        let support = Result { [trial] () throws(KVMError) in try trials(trial.vcpu, longMode) }
+        control.leave(vcpu: 0)
+        _ = consume trial
+        control.finish(.halted)
+        watchdog.detach()
+        return try support.mapError(MachineError.kvm).get()
     }
 
     private static func trials(_ vcpu: borrowing VCPU, _ longMode: LongMode) throws(KVMError) -> BreakpointSupport {

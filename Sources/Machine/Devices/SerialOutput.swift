@@ -93,12 +93,13 @@ public final class SerialOutput: Sendable {
 
     /// Empties the buffer, or waits a little for room at the reader's.
     ///
-    /// Waits in poll(2): a write that blocks could not be called off but by a signal at the right moment.
+    /// Waits in poll(2): a write that blocks could not be called off but by a signal at the right moment. Where poll
+    /// finds room, a pipe takes up to PIPE_BUF at once.
     private static func write(_ buffer: inout [UInt8], to descriptor: Int32) -> Bool {
         var room = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
         while !buffer.isEmpty {
             guard poll(&room, 1, 100) > 0 else { return false }
-            let written = buffer.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            let written = buffer.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, min($0.count, 4096)) }
             if written > 0 {
                 buffer.removeFirst(written)
             } else if errno == EAGAIN || errno == EINTR {

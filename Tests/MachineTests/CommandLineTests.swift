@@ -1,0 +1,320 @@
+import Foundation
+import KVM
+import Testing
+
+@testable import Machine
+
+/// `vmtally run` from outside: exit status, what is written where, and that nothing makes it hang.
+@Suite(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
+struct CommandLineTests {
+    /// mov edx, 0x3F8; mov al, 'g'; out dx, al; mov al, 10; out dx, al; 1: jmp 1b
+    static let spinner = TinyGuest(
+        Assembly.edx(0x3F8) + Assembly.eax(0x67) + [0xEE] + Assembly.eax(0x0A) + [0xEE, 0xEB, 0xFE])
+
+    /// 20,000 bytes and 20,000 more, to the serial port, with newlines; mov al, 21; out 0xF4, al
+    static let flooder = TinyGuest(
+        Assembly.edx(0x3F8) + Assembly.eax(0x66) + Assembly.loop(20_000, [0xEE]) + Assembly.eax(0x0A)
+            + Assembly.loop(20_000, [0xEE]) + Assembly.eax(21) + [0xE6, 0xF4])
+
+    /// Three kinds of exits, then status 7: mov al, 3; out 0xF4, al
+    static let worker = TinyGuest(
+        Assembly.loop(100, Assembly.outByte) + Assembly.edi(TinyGuest.deviceAddress)
+            + Assembly.loop(50, [0x89, 0x07]) + Assembly.eax(3) + [0xE6, 0xF4])
+
+    let folder: TemporaryFolder
+
+    init() throws {
+        folder = try TemporaryFolder()
+    }
+
+    private func run(
+        _ guest: TinyGuest?, _ options: String, seconds: Int = 60, signal: Int32? = nil
+    ) throws -> CommandLineTool.Outcome {
+        let file = try guest.map { try folder.file("guest.elf", $0.elf) }
+        let outcome = try CommandLineTool.run(
+            "exec \"$VMTALLY\" run --live-cpuid off \(options)",
+            ["GUEST": file ?? "", "FOLDER": folder.path], seconds: seconds, signal: signal)
+        #expect(outcome.status != 137, "killed after \(seconds) s")
+        return outcome
+    }
+
+    private func statistics() throws -> [String: Any] {
+        let text = try #require(folder.text("stats.json"))
+        return try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
+    }
+
+    /// `status.reason` and `status.code`.
+    private func ending() throws -> String {
+        let status = try #require(try statistics()["status"] as? [String: Any])
+        return try "\(#require(status["reason"] as? String)) \(#require(status["code"] as? Int))"
+    }
+
+    // MARK: the host says no
+
+    @Test(.enabled(if: getuid() == 0 && access("/usr/bin/setpriv", X_OK) == 0, "needs root and setpriv"))
+    func withoutPermissionItSaysWhatToDo() throws {
+        let guest = try folder.file("guest.elf", Self.worker.elf)
+        let script = """
+            nobody='setpriv --reuid=65534 --regid=65534 --clear-groups'
+            $nobody test -x "$VMTALLY" || exit 77
+            $nobody test ! -w /dev/kvm || exit 78
+            exec $nobody "$VMTALLY" run --guest "$GUEST"
+            """
+        let outcome = try CommandLineTool.run(script, ["GUEST": guest])
+        if outcome.status == 77 || outcome.status == 78 {
+            try Test.cancel("user 65534 cannot reach the executable, or may use /dev/kvm")
+        }
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("/dev/kvm") && outcome.error.contains("usermod -aG kvm"), "\(outcome.error)")
+    }
+
+    @Test(arguments: ["0", "-1", "99999999", "9223372036854775807"]) func impossibleMemory(mebibytes: String) throws {
+        let outcome = try run(Self.worker, "--guest $GUEST --memory=\(mebibytes)")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("--memory"), "\(outcome.error)")
+    }
+
+    @Test(arguments: ["0", "-1", "10000", "9223372036854775807"]) func impossibleCPUs(cpus: String) throws {
+        let outcome = try run(Self.worker, "--guest $GUEST --cpus=\(cpus)")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("--cpus"), "\(outcome.error)")
+    }
+
+    // MARK: the guest file
+
+    @Test func noFile() throws {
+        let outcome = try run(nil, "--guest $FOLDER/none")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("none: No such file or directory"), "\(outcome.error)")
+    }
+
+    @Test func aFolder() throws {
+        let outcome = try run(nil, "--guest $FOLDER")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("Is a directory"), "\(outcome.error)")
+    }
+
+    @Test func aFIFODoesNotHang() throws {
+        try #require(mkfifo(folder.path + "/fifo", 0o600) == 0)
+        let outcome = try run(nil, "--guest $FOLDER/fifo", seconds: 20)
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("fifo: Invalid argument"), "\(outcome.error)")
+    }
+
+    @Test(arguments: ["/dev/zero", "/dev/tty", "/proc/self/mem"]) func aDevice(path: String) throws {
+        let outcome = try run(nil, "--guest \(path)", seconds: 20)
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("guest image"), "\(outcome.error)")
+    }
+
+    @Test func aHugeSparseFileIsNotRead() throws {
+        let path = try folder.file("sparse", [])
+        try #require(truncate(path, 1 << 40) == 0)
+        let outcome = try run(nil, "--guest $FOLDER/sparse", seconds: 20)
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("File too large"), "\(outcome.error)")
+    }
+
+    @Test func anEmptyFile() throws {
+        _ = try folder.file("empty", [])
+        let outcome = try run(nil, "--guest $FOLDER/empty")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("not an ELF file"), "\(outcome.error)")
+    }
+
+    // MARK: ends of a run
+
+    @Test func statusIsTheGuests() throws {
+        let outcome = try run(Self.worker, "--guest $GUEST --stats-json -")
+        #expect(outcome.status == 7)
+        #expect(outcome.error.contains("KVM_EXIT_IO") && outcome.error.contains("KVM_EXIT_MMIO"), "\(outcome.error)")
+    }
+
+    @Test func aFailureIsReported() throws {
+        let outcome = try run(TinyGuest([0x0F, 0x0B]), "--guest $GUEST --stats-json $FOLDER/stats.json")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("vmtally: vCPU 0: KVM_EXIT_SHUTDOWN: triple fault"), "\(outcome.error)")
+        #expect(outcome.error.contains("bytes at rip: 0f 0b"))
+        #expect(try ending() == "failed 1")
+    }
+
+    @Test(arguments: [(SIGINT, 130), (SIGTERM, 143)] as [(Int32, Int32)])
+    func aSignalEndsTheRunAndTheTallyIsWritten(signal: Int32, status: Int32) throws {
+        let outcome = try run(Self.spinner, "--guest $GUEST --stats-json $FOLDER/stats.json", signal: signal)
+        #expect(outcome.status == status)
+        #expect(outcome.output == "g\n")
+        #expect(outcome.error.contains("KVM_EXIT_IO"), "\(outcome.error)")
+        #expect(try ending() == "interrupted \(status)")
+    }
+
+    @Test func theTimeoutEndsTheRun() throws {
+        let start = Date()
+        let outcome = try run(Self.spinner, "--guest $GUEST --timeout 0.3 --stats-json $FOLDER/stats.json")
+        #expect(outcome.status == 124)
+        #expect(Date().timeIntervalSince(start) >= 0.3)
+        #expect(try ending() == "timeout 124")
+        #expect(try #require(try statistics()["wall_ns"] as? Int) >= 300_000_000)
+    }
+
+    /// One vCPU waits for the reader, the others for the output's lock.
+    @Test func aReaderThatSleepsDoesNotOutlastTheTimeout() throws {
+        // mov edx, 0x3F8; mov eax, 10; 1: out dx, al; jmp 1b
+        let newlines = TinyGuest(Assembly.edx(0x3F8) + Assembly.eax(10) + [0xEE, 0xEB, 0xFD])
+        let guest = try folder.file("guest.elf", newlines.elf)
+        let outcome = try CommandLineTool.run(
+            """
+            mkfifo "$FOLDER/fifo"; sleep 30 <"$FOLDER/fifo" & sleeper=$!
+            "$VMTALLY" run --live-cpuid off --quiet --cpus 8 --guest "$GUEST" --timeout 2 >"$FOLDER/fifo"
+            status=$?; kill $sleeper; exit $status
+            """, ["GUEST": guest, "FOLDER": folder.path], seconds: 25)
+        #expect(outcome.status == 124)
+    }
+
+    // MARK: standard output and error
+
+    @Test(arguments: [
+        ">&-", ">/dev/full", ">/dev/null", "2>&-", "<&-", "<&- >&- 2>&-", ">&- 2>/dev/full", ">/dev/full 2>&1",
+    ])
+    func whereverTheOutputGoesEveryExitIsCounted(redirection: String) throws {
+        let outcome = try run(Self.flooder, "--guest $GUEST --stats-json $FOLDER/stats.json \(redirection)")
+        #expect(outcome.status == 43)
+        let exits = try #require(try statistics()["exits"] as? [String: Any])
+        #expect((exits["total"] as? [String: Any])?["count"] as? Int == 40_001)
+    }
+
+    @Test func aReaderThatGoesAwayStopsNothing() throws {
+        let guest = try folder.file("guest.elf", Self.flooder.elf)
+        let outcome = try CommandLineTool.run(
+            """
+            { "$VMTALLY" run --live-cpuid off --guest "$GUEST" --stats-json "$FOLDER/stats.json"; echo $? >"$FOLDER/status"; } \
+            | head -c1
+            """, ["GUEST": guest, "FOLDER": folder.path])
+        #expect(outcome.output == "f")
+        #expect(folder.text("status") == "43\n")
+        let exits = try #require(try statistics()["exits"] as? [String: Any])
+        #expect((exits["total"] as? [String: Any])?["count"] as? Int == 40_001)
+    }
+
+    /// What the run keeps open must not be taken for standard output.
+    @Test func closedDescriptorsAreNotReused() throws {
+        let outcome = try run(Self.flooder, "--guest $GUEST --serial file=$FOLDER/serial --stats-json - >&-")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("-: Bad file descriptor"), "\(outcome.error)")
+        let serial = try #require(folder.text("serial"))
+        #expect(serial == String(repeating: "f", count: 20_000) + String(repeating: "\n", count: 20_000))
+    }
+
+    // MARK: --stats-json
+
+    @Test func statisticsThatCannotBeWrittenAreKnownBeforeTheRun() throws {
+        let outcome = try run(Self.spinner, "--guest $GUEST --timeout 20 --stats-json $FOLDER/none/stats.json")
+        #expect(outcome.status == 1)
+        #expect(outcome.output.isEmpty)
+        #expect(outcome.error.contains("none/stats.json: No such file or directory"), "\(outcome.error)")
+    }
+
+    @Test func statisticsToAFullDeviceFail() throws {
+        let outcome = try run(Self.worker, "--guest $GUEST --stats-json /dev/full")
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("/dev/full: No space left on device"), "\(outcome.error)")
+    }
+
+    @Test func statisticsReplaceAnOlderFile() throws {
+        _ = try folder.file("stats.json", [UInt8](repeating: 0x20, count: 100_000))
+        #expect(try run(Self.worker, "--guest $GUEST --stats-json $FOLDER/stats.json").status == 7)
+        #expect(try #require(folder.text("stats.json")).hasPrefix("{\""))
+        #expect(try statistics()["schema"] as? String == "vmtally.run/1")
+    }
+
+    // MARK: usage
+
+    @Test(arguments: [
+        "", "--guest a --kernel b", "--guest a --timeout 0", "--guest a --timeout -1", "--guest a --timeout nan",
+        "--guest a --timeout inf", "--guest a --timeout 1e300", "--guest a --cpus x", "--guest a --live-cpuid maybe",
+        "--guest a --serial tty", "--guest a --serial file=", "--guest a --wrong",
+    ])
+    func wrongUsageIsStatus64(options: String) throws {
+        let outcome = try run(nil, options)
+        #expect(outcome.status == 64)
+        #expect(outcome.error.contains("Usage: vmtally run"), "\(outcome.error)")
+    }
+
+    // MARK: schema vmtally.run/1
+
+    /// The exact keys of an object, by their path; numbers are integers.
+    private static func shape(_ value: Any, _ path: String = "") -> Set<String> {
+        switch value {
+        case let object as [String: Any]:
+            // Counters have the kernel's names, whatever they are.
+            path == ".kernel"
+                ? [path + ".*" + shape(object.values.first ?? 0).joined()]
+                : object.reduce(into: []) { $0.formUnion(shape($1.value, path + "." + $1.key)) }
+        case let array as [Any]: array.reduce(into: []) { $0.formUnion(shape($1, path + "[]")) }
+        case is String: [path + ": string"]
+        case is Int, is UInt64: [path + ": integer"]
+        default: [path + ": \(type(of: value))"]
+        }
+    }
+
+    @Test func schemaHoldsItsContract() throws {
+        let outcome = try run(Self.worker, "--guest $GUEST --cpus 2 --serial none --stats-json -")
+        let document = try #require(outcome.json, "\(outcome.output)")
+        var shape = Self.shape(document)
+        // A patched host kernel adds its own counters.
+        shape = shape.filter { !$0.hasPrefix(".hardware") }
+        #expect(
+            shape == [
+                ".schema: string", ".tool.name: string", ".tool.version: string", ".host.cpu: string",
+                ".host.backend: string", ".host.kernel: string", ".host.tsc_khz: integer", ".vm.vcpus: integer",
+                ".vm.memory_mib: integer", ".wall_ns: integer", ".status.reason: string", ".status.code: integer",
+                ".exits.total.count: integer", ".exits.total.cycles: integer", ".exits.by_reason[].vocabulary: string",
+                ".exits.by_reason[].code: integer", ".exits.by_reason[].name: string",
+                ".exits.by_reason[].count: integer", ".exits.by_reason[].cycles.sum: integer",
+                ".exits.by_reason[].cycles.min: integer", ".exits.by_reason[].cycles.max: integer",
+                ".exits.by_reason[].cycles.p50: integer", ".exits.by_reason[].cycles.p90: integer",
+                ".exits.by_reason[].cycles.p99: integer", ".exits.by_reason[].cycles.p999: integer",
+                ".exits.by_vcpu[].vcpu: integer", ".exits.by_vcpu[].count: integer",
+                ".exits.by_vcpu[].cycles: integer", ".kernel.*: integer", ".leaf.mode: string",
+                ".leaf.answered: integer",
+            ])
+        // No number has a fraction or an exponent.
+        #expect(outcome.output.firstMatch(of: /[:,\[]-?[0-9]+[.eE]/) == nil)
+        #expect(document["schema"] as? String == "vmtally.run/1")
+        #expect((document["vm"] as? [String: Int]) == ["vcpus": 2, "memory_mib": 16])
+        #expect((document["leaf"] as? [String: Any])?["mode"] as? String == "snapshot")
+    }
+
+    @Test func schemaAddsUp() throws {
+        let outcome = try run(Self.worker, "--guest $GUEST --serial none --stats-json -")
+        let document = try #require(outcome.json)
+        let exits = try #require(document["exits"] as? [String: Any])
+        let total = try #require(exits["total"] as? [String: Int])
+        let reasons = try #require(exits["by_reason"] as? [[String: Any]])
+        let vcpus = try #require(exits["by_vcpu"] as? [[String: Int]])
+        #expect(total["count"] == 151)
+        #expect(reasons.map { $0["name"] as? String } == ["KVM_EXIT_IO", "KVM_EXIT_MMIO"])
+        #expect(reasons.map { $0["vocabulary"] as? String } == ["kvm", "kvm"])
+        #expect(reasons.map { $0["code"] as? Int } == [2, 6])
+        #expect(reasons.map { $0["count"] as? Int } == [101, 50])
+        let sums = reasons.compactMap { ($0["cycles"] as? [String: Int])?["sum"] }
+        #expect(sums.reduce(0, +) == total["cycles"])
+        #expect(vcpus == [["vcpu": 0, "count": 151, "cycles": total["cycles"] ?? 0]])
+        for reason in reasons {
+            let cycles = try #require(reason["cycles"] as? [String: Int])
+            let ordered = ["min", "p50", "p90", "p99", "p999", "max"].compactMap { cycles[$0] }
+            #expect(ordered.count == 6 && ordered == ordered.sorted())
+        }
+    }
+
+    @Test(.enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"))
+    func schemaHasTheLastReading() throws {
+        // mov eax, 0x4FFFFFFF; xor ecx, ecx; cpuid; hlt
+        let code = Assembly.eax(0x4FFF_FFFF) + [0x31, 0xC9]
+        let file = try folder.file("guest.elf", TinyGuest(code + [0x0F, 0xA2, 0xF4], sites: [code.count]).elf)
+        let outcome = try CommandLineTool.run(
+            "exec \"$VMTALLY\" run --guest \"$GUEST\" --serial none --stats-json -", ["GUEST": file])
+        let leaf = try #require(outcome.json?["leaf"] as? [String: Any])
+        #expect(leaf["answered"] as? Int == 1)
+        #expect(leaf["last"] as? [String: Int] == ["eax": 1, "ebx": 0, "ecx": 0, "edx": 0])
+    }
+}

@@ -1,0 +1,113 @@
+import Glibc
+import KVM
+import Testing
+
+@testable import Machine
+
+/// What a machine takes it gives back. In processes of their own, where nothing else opens or allocates.
+@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+struct SoakTests {
+    /// Open files, threads, memory mappings and resident KiB of this process.
+    private struct Footprint: Equatable {
+        let descriptors: Int
+        let threads: Int
+        let mappings: Int
+        let residentKiB: Int
+
+        init() {
+            descriptors = Self.entries("/proc/self/fd")
+            threads = Self.entries("/proc/self/task")
+            mappings = Self.lines("/proc/self/maps").count
+            let status = Self.lines("/proc/self/status").first { $0.hasPrefix("VmRSS:") }
+            residentKiB =
+                status.flatMap { Int($0.dropFirst(6).drop { $0 == " " || $0 == "\t" }.prefix { $0 != " " }) } ?? 0
+        }
+
+        private static func entries(_ path: String) -> Int {
+            guard let directory = opendir(path) else { return -1 }
+            defer { closedir(directory) }
+            var count = 0
+            while readdir(directory) != nil {
+                count += 1
+            }
+            return count
+        }
+
+        private static func lines(_ path: String) -> [Substring] {
+            guard let file = fopen(path, "re") else { return [] }
+            defer { fclose(file) }
+            var bytes: [UInt8] = []
+            var chunk = [UInt8](repeating: 0, count: 1 << 16)
+            while case let count = fread(&chunk, 1, chunk.count, file), count > 0 {
+                bytes += chunk.prefix(count)
+            }
+            return String(decoding: bytes, as: UTF8.self).split(separator: "\n")
+        }
+    }
+
+    /// Runs guests of several kinds, with and without live CPUID, 200 machines in all after a warm-up.
+    private static func soak() throws {
+        let worker = TinyGuest(Assembly.loop(10, Assembly.outByte) + Assembly.sendAndHalt(100))
+        let failing = TinyGuest([0x0F, 0x0B])
+        let spinner = TinyGuest([0xEB, 0xFE])
+        let reader = TinyGuest(Assembly.eax(0x4FFF_FFFF) + [0x31, 0xC9, 0x0F, 0xA2, 0xF4], sites: [7])
+        func machines(_ count: Int) throws {
+            for index in 0..<count {
+                switch index % 5 {
+                case 0: _ = try worker.run { $0.cpus = 4 }
+                case 1: _ = try failing.run()
+                case 2: _ = try spinner.run { $0.timeoutMilliseconds = 1 }
+                case 3:
+                    // Not run at all, and one that cannot be built.
+                    _ = try worker.machine()
+                    _ = try? worker.machine { $0.cpus = 0 }
+                default:
+                    let machine = try reader.elf.withUnsafeBytes { bytes in
+                        var configuration = MachineConfiguration()
+                        configuration.endingSignals = [SIGUSR1]
+                        return try Machine(configuration, elf: bytes)
+                    }
+                    _ = try machine.run()
+                }
+            }
+        }
+        try machines(40)
+        let before = Footprint()
+        try machines(200)
+        // KVM ends a machine's worker thread a moment after the machine.
+        var after = Footprint()
+        for _ in 0..<100 where after.threads > before.threads || after.descriptors > before.descriptors {
+            usleep(20_000)
+            after = Footprint()
+        }
+        guard after.descriptors <= before.descriptors, after.threads <= before.threads,
+            after.mappings <= before.mappings + 20, after.residentKiB <= before.residentKiB + 4096
+        else {
+            print("before: \(before)\nafter:  \(after)")
+            fflush(nil)
+            exit(1)
+        }
+    }
+
+    @Test(.timeLimit(.minutes(3))) func twoHundredMachinesLeaveNothingBehind() async throws {
+        let result = try #require(
+            await #expect(processExitsWith: .success, observing: [\.standardOutputContent]) {
+                try SoakTests.soak()
+            })
+        let text = String(decoding: result.standardOutputContent, as: UTF8.self)
+        #expect(!text.contains("before:"), "\(text)")
+    }
+
+    /// A thread inherits its creator's blocked signals; a spinning guest must end all the same.
+    @Test(.timeLimit(.minutes(1))) func blockedSignalsDoNotKeepAGuestRunning() async {
+        await #expect(processExitsWith: .success) {
+            var all = sigset_t()
+            sigfillset(&all)
+            sigdelset(&all, SIGALRM)
+            pthread_sigmask(SIG_BLOCK, &all, nil)
+            alarm(30)
+            let outcome = try TinyGuest([0xEB, 0xFE]).run { $0.timeoutMilliseconds = 50 }
+            exit(outcome.result.end == .timeout ? 0 : 1)
+        }
+    }
+}
