@@ -15,7 +15,7 @@ demo: build
 build: build/vmtally build/vmtally-probe
 
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
-test: build/vmtally build/vmtally-fidelity
+test: guest build/vmtally-fidelity
 	@scripts/require test
 	$(SWIFT) test
 

@@ -82,7 +82,8 @@ public final class Machine {
         let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
         devices =
             guest.isPC
-            ? try MachineDevices(pc: configuration.devices, output: output, memory: memory, vm: vm, control: control)
+            ? try MachineDevices(
+                pc: configuration.devices, cpus: cpus, output: output, memory: memory, vm: vm, control: control)
             : MachineDevices(bareMetal: output)
         if guest.isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)

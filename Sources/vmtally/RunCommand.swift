@@ -20,6 +20,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A Linux kernel: bzImage or vmlinux.")
     var kernel: String?
 
+    @Option(help: "A Multiboot 1 image.")
+    var multiboot: String?
+
     @Option(help: "The kernel's initial RAM disk.")
     var initrd: String?
 
@@ -63,8 +66,8 @@ struct RunCommand: ParsableCommand {
     var quiet = false
 
     func validate() throws {
-        guard (guest == nil) != (kernel == nil) else {
-            throw ValidationError("Give either --guest or --kernel.")
+        guard [guest, kernel, multiboot].filter({ $0 != nil }).count == 1 else {
+            throw ValidationError("Give one of --guest, --kernel and --multiboot.")
         }
         guard kernel != nil || initrd == nil else { throw ValidationError("--initrd goes with --kernel.") }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
@@ -76,7 +79,7 @@ struct RunCommand: ParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         var configuration = MachineConfiguration()
         configuration.cpus = cpus
-        configuration.memoryMiB = memory ?? (kernel == nil ? 16 : 512)
+        configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
@@ -120,6 +123,10 @@ struct RunCommand: ParsableCommand {
     private func makeMachine(_ configuration: MachineConfiguration) throws -> Machine {
         if let guest {
             return try Machine(configuration, path: guest)
+        }
+        if let multiboot {
+            let image = try FileImage(path: multiboot)
+            return try Machine(configuration, .multiboot(image.bytes, commandLine: append ?? multiboot))
         }
         let kernel = try FileImage(path: kernel ?? "")
         let append = append ?? "console=\(console == .serial ? "ttyS0" : "hvc0") panic=-1"

@@ -18,7 +18,7 @@ struct ACPITables {
     let virtio: [VirtioDevice]
 
     /// Room for the tables, from ``LinuxBoot/Layout/acpi`` on.
-    private static let room = Int(LinuxBoot.Layout.highStart - LinuxBoot.Layout.acpi)
+    private static let room = Int(LinuxBoot.Layout.resetVector - LinuxBoot.Layout.acpi)
 
     /// Writes them.
     ///
@@ -40,6 +40,7 @@ struct ACPITables {
         guard next - root <= UInt64(Self.room) else {
             throw .configuration("ACPI tables for \(cpus) vCPUs and \(virtio.count) devices need \(next - root) bytes")
         }
+        try memory.copy(LinuxBoot.resetCode, to: LinuxBoot.Layout.resetVector)
         for (address, table) in placed {
             try memory.copy(table, to: address)
         }

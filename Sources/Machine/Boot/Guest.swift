@@ -6,12 +6,14 @@ public enum Guest {
     /// A static ELF64, entered as docs/guests.md says.
     case bareMetal(UnsafeRawBufferPointer)
     case linux(LinuxImages)
+    /// A Multiboot 1 image, as kvm-unit-tests' are.
+    case multiboot(UnsafeRawBufferPointer, commandLine: String)
 
     /// The machine around it: a PC that Linux finds its way in, or the bare minimum.
     var isPC: Bool {
         switch self {
         case .bareMetal: false
-        case .linux: true
+        case .linux, .multiboot: true
         }
     }
 }
@@ -20,6 +22,7 @@ public enum Guest {
 enum LoadedGuest {
     case bareMetal(BareMetal, sites: [UInt64])
     case linux(LinuxBoot)
+    case multiboot(Multiboot)
 
     init(_ guest: Guest, into memory: GuestMemory, cpus: Int, tables: ACPITables) throws(MachineError) {
         switch guest {
@@ -28,6 +31,9 @@ enum LoadedGuest {
             self = .bareMetal(try BareMetal(image, bytes: bytes, into: memory, cpus: cpus), sites: image.sites)
         case .linux(let images):
             self = .linux(try LinuxBoot(images, into: memory, tables: tables))
+        case .multiboot(let bytes, let commandLine):
+            self = .multiboot(
+                try Multiboot(bytes, commandLine: commandLine, name: "vmtally", into: memory, tables: tables))
         }
     }
 
@@ -35,7 +41,7 @@ enum LoadedGuest {
     var sites: [UInt64] {
         switch self {
         case .bareMetal(_, let sites): sites
-        case .linux: []
+        case .linux, .multiboot: []
         }
     }
 
@@ -43,7 +49,7 @@ enum LoadedGuest {
     func waits(_ index: Int) -> Bool {
         switch self {
         case .bareMetal: false
-        case .linux: index > 0
+        case .linux, .multiboot: index > 0
         }
     }
 
@@ -51,7 +57,7 @@ enum LoadedGuest {
     var tripleFaultResets: Bool {
         switch self {
         case .bareMetal: false
-        case .linux: true
+        case .linux, .multiboot: true
         }
     }
 
@@ -60,6 +66,7 @@ enum LoadedGuest {
         switch self {
         case .bareMetal(let guest, _): try guest.start(vcpu, index: index)
         case .linux(let guest): try guest.start(vcpu, index: index)
+        case .multiboot(let guest): try guest.start(vcpu, index: index)
         }
     }
 }

@@ -35,7 +35,13 @@ struct LinuxBoot {
         /// Where a kernel searches for ACPI's root pointer, and the end of the BIOS area.
         static let acpi: UInt64 = 0xE_0000
         static let highStart: UInt64 = 0x10_0000
+        /// Where a processor starts after a reset, as real-mode software sees it.
+        static let resetVector: UInt64 = 0xF_FFF0
     }
+
+    /// What lies at the reset vector, for guests that jump there to restart: mov $6, %al; mov $0xCF9, %dx; out %al, %dx;
+    /// hlt.
+    static let resetCode: [UInt8] = [0xB0, 0x06, 0xBA, 0xF9, 0x0C, 0xEE, 0xF4]
 
     private enum Entry {
         /// 64-bit mode, RSI = boot_params (boot.rst, "64-bit Boot Protocol").

@@ -73,7 +73,7 @@ struct MachineDevices {
 
     /// What Linux drives.
     init(
-        pc configuration: DeviceConfiguration, output: SerialOutput, memory: GuestMemory, vm: SharedVM,
+        pc configuration: DeviceConfiguration, cpus: Int, output: SerialOutput, memory: GuestMemory, vm: SharedVM,
         control: RunControl
     ) throws(MachineError) {
         guard configuration.virtioCount <= Self.virtioLimit else {
@@ -86,6 +86,7 @@ struct MachineDevices {
             (SystemControlPort.ports, SystemControlPort()),
             (ResetControlPort.ports, ResetControlPort()),
             (ACPIPower.ports, ACPIPower()),
+            (FirmwareConfiguration.ports, FirmwareConfiguration(cpus: cpus, memory: memory.size)),
         ]
         var backends: [any VirtioBackend] = []
         let loop = try EventLoop()
