@@ -79,7 +79,7 @@ public final class Machine {
         output = SerialOutput(configuration.serial)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
-        let control = try RunControl(cpus: cpus, waitingForHandler: plan.fault ? cpus : 0)
+        let control = try RunControl(cpus: cpus, callsOut: plan.fault)
         devices =
             guest.isPC
             ? try MachineDevices(
