@@ -94,6 +94,9 @@ struct RunCommand: ParsableCommand {
             warn("vmtally: \(failure)")
         }
         if !quiet {
+            if let shortfall = machine.plan.shortfall {
+                warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
+            }
             warn(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
         }
         if statsJson != nil {

@@ -2,12 +2,20 @@ import CLinuxKVM
 import ExitStats
 import KVM
 
+/// What a vCPU's table has in the leaves of the tally.
+enum TallyLeaves {
+    /// What the kernel lists, which asks it to answer them.
+    case asListed
+    case snapshot
+    /// Nothing: a kernel that counts would take the snapshot's signature for the wish that it answer.
+    case none
+}
+
 extension CPUIDTable {
     /// What KVM supports, made one vCPU's own: its APIC ID, and the snapshot of the tally as the floor under all modes.
     ///
     /// The snapshot is from before the vCPU first ran, so its counts are zero: KVM freezes the table then.
-    /// - Parameter hostAnswers: keep the tally leaves as the kernel lists them, which asks it to answer them.
-    func forGuest(apicID: UInt32, tscKHz: UInt32, hostAnswers: Bool) -> CPUIDTable {
+    func forGuest(apicID: UInt32, tscKHz: UInt32, _ leaves: TallyLeaves) -> CPUIDTable {
         var table = self
         for index in table.entries.indices {
             switch table.entries[index].function {
@@ -19,8 +27,9 @@ extension CPUIDTable {
             default: break
             }
         }
-        guard !hostAnswers else { return table }
+        guard leaves != .asListed else { return table }
         table.entries.removeAll { TallyLeaf.range.contains($0.function) }
+        guard leaves == .snapshot else { return table }
         let features = TallyFeatures(flags: [], tscKHz: tscKHz, vocabulary: .kvm).registers
         table.set(leaf: TallyLeaf.signature, .tallySignature)
         table.set(leaf: TallyLeaf.features, features)

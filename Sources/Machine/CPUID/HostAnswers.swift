@@ -14,6 +14,11 @@ public enum HostAnswers: Equatable, Sendable {
     static let capability = Capability(rawValue: 0x7674_0001)
     static let exitReason: UInt32 = 0x7674_0001
 
+    /// The kernel would answer a guest with the signature in its table.
+    var kernelCounts: Bool {
+        if case .kernel = self { true } else { false }
+    }
+
     /// - Parameter supported: KVM_GET_SUPPORTED_CPUID, where a kernel that counts lists the leaves.
     public init(_ system: borrowing System, supported: CPUIDTable) {
         let signature = supported.entry(leaf: TallyLeaf.signature).map(CPUIDRegisters.init)

@@ -37,9 +37,7 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     public var isLive: Bool { host != .none || usesBreakpoints }
 
     /// The leaves stay in the CPUID table as the kernel lists them.
-    var kernelAnswers: Bool {
-        if case .kernel = host { true } else { false }
-    }
+    var kernelAnswers: Bool { host.kernelCounts }
 
     var usesBreakpoints: Bool { fault || !sites.isEmpty }
 
@@ -95,6 +93,8 @@ extension LiveCPUIDPlan {
         // What is planted is there for all vCPUs, but each has its own breakpoint to wait for.
         plants = !fault && !self.sites.isEmpty && support.privilegedFaults && cpus == 1
         resumeFlagWorks = support.resumeFlag
-        shortfall = support.missing
+        shortfall =
+            wantsSites && sites.count > Self.siteLimit
+            ? "only the first \(Self.siteLimit) of \(sites.count) sites are live" : support.missing
     }
 }
