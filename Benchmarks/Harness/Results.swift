@@ -30,7 +30,8 @@ struct Setting: Encodable {
         cpus = sysconf(Int32(_SC_NPROCESSORS_ONLN))
         date = Self.output(of: "date -u +%Y-%m-%d")
         swift = Self.output(of: "swiftc --version 2>/dev/null | grep -o 'Swift version.*'")
-        c = String(cString: plain_loop_compiler())
+        // Name and version, without where it was built from.
+        c = String(String(cString: plain_loop_compiler()).prefix { $0 != "(" }.dropLast())
         let changes = Self.output(
             of: "git status --porcelain -- Package.swift Sources Benchmarks ':!Benchmarks/results'")
         commit = Self.output(of: "git rev-parse --short HEAD") + (changes.isEmpty ? "" : "+")

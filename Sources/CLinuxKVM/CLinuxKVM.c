@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
+#include <sched.h>
 #include "CLinuxKVM.h"
 
 #include <fcntl.h>
@@ -30,4 +31,9 @@ ssize_t vmtally_getrandom(void *buffer, size_t count)
 void vmtally_name_thread(const char *name)
 {
 	pthread_setname_np(pthread_self(), name);
+}
+
+int vmtally_unshare_descriptors(void)
+{
+	return unshare(CLONE_FILES) < 0 ? -errno : 0;
 }

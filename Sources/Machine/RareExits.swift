@@ -97,7 +97,7 @@ struct RareExits: ~Copyable {
             return fail(vcpu, control, "\(error)")
         }
         if waiting, !interposer.isWaitingForHandler {
-            control.foundHandler()
+            control.foundHandler(vcpu: index)
         }
         return true
     }

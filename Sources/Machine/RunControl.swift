@@ -10,6 +10,8 @@ final class RunControl: Sendable {
         var running: Int
         /// vCPUs inside their loop, to be kicked out of KVM_RUN.
         var kickable: [Int: Kick] = [:]
+        /// vCPUs whose guest has not yet shown its #GP handler.
+        var waitingForHandler: Set<Int>
     }
 
     /// What it takes to get one thread out of KVM_RUN.
@@ -21,14 +23,12 @@ final class RunControl: Sendable {
     private let state: Mutex<State>
     /// Readable once the run has an end.
     private let finished: Int32
-    /// vCPUs whose guest has not yet shown its #GP handler.
-    private let waitingForHandler: Atomic<Int>
 
-    init(cpus: Int, waitingForHandler: Int = 0) throws(MachineError) {
-        self.waitingForHandler = Atomic(waitingForHandler)
+    /// - Parameter callsOut: vCPUs are to be called out of a guest that has not yet shown its #GP handler.
+    init(cpus: Int, callsOut: Bool = false) throws(MachineError) {
         finished = eventfd(0, Int32(EFD_CLOEXEC))
         guard finished >= 0 else { throw .system(call: "eventfd", errno: errno) }
-        state = Mutex(State(running: cpus))
+        state = Mutex(State(running: cpus, waitingForHandler: callsOut ? Set(0..<cpus) : []))
         KickSignal.install()
     }
 
@@ -66,8 +66,20 @@ final class RunControl: Sendable {
     }
 
     /// A vCPU's interposer has found its guest's #GP handler.
-    func foundHandler() {
-        waitingForHandler.subtract(1, ordering: .relaxed)
+    func foundHandler(vcpu index: Int) {
+        state.withLock { state in
+            state.waitingForHandler.remove(index)
+            return
+        }
+    }
+
+    /// Calls out of the guest those vCPUs that still wait, and no other: it costs an exit, which may be counted on.
+    private func nudge() {
+        state.withLock { state in
+            for index in state.waitingForHandler {
+                state.kickable[index].map(KickSignal.send)
+            }
+        }
     }
 
     /// Waits until the run has ended, and ends it itself at the time given (monotonic, ns) or at a signal.
@@ -75,17 +87,17 @@ final class RunControl: Sendable {
     /// While guests have not shown their #GP handlers the vCPUs are called out of the guest at growing intervals, so
     /// that the handler of a guest that makes no exits is found too.
     func wait(until deadline: UInt64, _ signals: borrowing EndingSignals) {
-        var nudge = monotonicNanoseconds() + Self.firstNudge
+        var next = monotonicNanoseconds() + Self.firstNudge
         var interval = Self.firstNudge
         while end == nil {
-            let nudging = waitingForHandler.load(ordering: .relaxed) > 0 && interval <= Self.lastNudge
-            switch sleep(until: nudging ? min(deadline, nudge) : deadline, signals) {
+            let nudging = interval <= Self.lastNudge && state.withLock { !$0.waitingForHandler.isEmpty }
+            switch sleep(until: nudging ? min(deadline, next) : deadline, signals) {
             case .signal(let signal): finish(.interrupted(signal: signal))
             case .timeout where monotonicNanoseconds() >= deadline: finish(.timeout)
             case .timeout:
                 interval *= 2
-                nudge += interval
-                state.withLock { $0.kickable.values.forEach(KickSignal.send) }
+                next += interval
+                nudge()
             case .ended: return
             }
         }

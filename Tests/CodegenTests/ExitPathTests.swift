@@ -24,7 +24,7 @@ struct ExitPathTests {
     @Test("an exit that no device claims makes no call but KVM_RUN")
     func unclaimedExitCallsNothing() throws {
         let length = try #require(try ReleaseBinary.listing(loop).shortestCallFreeLoop(around: run))
-        // 65 when this was written. Twice that is no longer the loop that was measured.
+        // About 65 when this was written. Twice that is no longer the loop that was measured.
         #expect((20...130).contains(length), "\(length) instructions")
     }
 

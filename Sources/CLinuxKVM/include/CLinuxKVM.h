@@ -170,6 +170,9 @@ ssize_t vmtally_getrandom(void *buffer, size_t count);
 /* Names the calling thread, 15 bytes at most, for ps(1) and perf(1). */
 void vmtally_name_thread(const char *name);
 
+/* Gives the calling thread a descriptor table of its own, a copy (unshare(2), CLONE_FILES). Returns 0 or -errno. */
+int vmtally_unshare_descriptors(void);
+
 /* The registers that KVM exchanges through the run page (KVM_CAP_SYNC_REGS). */
 VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
 {
