@@ -35,6 +35,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
     var disk: [String] = []
 
+    @Option(help: "A network card of the Linux guest: tap=NAME. May be given again.")
+    var net: [String] = []
+
     @Flag(help: "Give the Linux guest a virtio entropy source.")
     var rng = false
 
@@ -71,6 +74,9 @@ struct RunCommand: ParsableCommand {
         }
         guard guest == nil && multiboot == nil || initrd == nil else {
             throw ValidationError("--initrd goes with a Linux kernel.")
+        }
+        guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {
+            throw ValidationError("--net takes tap=NAME.")
         }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
@@ -115,6 +121,7 @@ struct RunCommand: ParsableCommand {
                 ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
                 : DeviceConfiguration.Disk(path: text, isReadOnly: false)
         }
+        devices.taps = net.map { String($0.dropFirst(4)) }
         devices.entropy = rng
         devices.eventDescriptors = ioeventfd == .on
         devices.input = serial == .stdio ? STDIN_FILENO : nil
