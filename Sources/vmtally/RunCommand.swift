@@ -17,7 +17,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).")
     var guest: String?
 
-    @Option(help: "A Linux kernel: bzImage or vmlinux.")
+    @Option(help: "A Linux kernel: bzImage or vmlinux. Without any guest: that of make guest.")
     var kernel: String?
 
     @Option(help: "A Multiboot 1 image.")
@@ -26,7 +26,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's initial RAM disk.")
     var initrd: String?
 
-    @Option(help: "The kernel's command line. (default: console=... panic=-1)")
+    @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
     var append: String?
 
     @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0) or virtio (console=hvc0).")
@@ -34,6 +34,9 @@ struct RunCommand: ParsableCommand {
 
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
     var disk: [String] = []
+
+    @Option(help: "A network card of the Linux guest: tap=NAME. May be given again.")
+    var net: [String] = []
 
     @Flag(help: "Give the Linux guest a virtio entropy source.")
     var rng = false
@@ -66,10 +69,15 @@ struct RunCommand: ParsableCommand {
     var quiet = false
 
     func validate() throws {
-        guard [guest, kernel, multiboot].filter({ $0 != nil }).count == 1 else {
+        guard [guest, kernel, multiboot].filter({ $0 != nil }).count <= 1 else {
             throw ValidationError("Give one of --guest, --kernel and --multiboot.")
         }
-        guard kernel != nil || initrd == nil else { throw ValidationError("--initrd goes with --kernel.") }
+        guard guest == nil && multiboot == nil || initrd == nil else {
+            throw ValidationError("--initrd goes with a Linux kernel.")
+        }
+        guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {
+            throw ValidationError("--net takes tap=NAME.")
+        }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
         }
@@ -116,6 +124,7 @@ struct RunCommand: ParsableCommand {
                 ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
                 : DeviceConfiguration.Disk(path: text, isReadOnly: false)
         }
+        devices.taps = net.map { String($0.dropFirst(4)) }
         devices.entropy = rng
         devices.eventDescriptors = ioeventfd == .on
         devices.input = serial == .stdio ? STDIN_FILENO : nil
@@ -131,14 +140,41 @@ struct RunCommand: ParsableCommand {
             let image = try FileImage(path: multiboot)
             return try Machine(configuration, .multiboot(image.bytes, commandLine: append ?? multiboot))
         }
-        let kernel = try FileImage(path: kernel ?? "")
-        let append = append ?? "console=\(console == .serial ? "ttyS0" : "hvc0") panic=-1"
+        let ready = ReadyGuest()
+        let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
+        let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
+        let append = append ?? "quiet console=\(console == .serial ? "ttyS0" : "hvc0") panic=-1"
         guard let initrd else {
             return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
         }
         let disk = try FileImage(path: initrd)
         return try Machine(
             configuration, .linux(LinuxImages(kernel: kernel.bytes, initrd: disk.bytes, commandLine: append)))
+    }
+}
+
+/// What `make guest` leaves beside this program.
+struct ReadyGuest {
+    private let folder: String
+
+    init() {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let length = max(0, readlink("/proc/self/exe", &buffer, buffer.count - 1))
+        let path = String(decoding: buffer.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
+        folder = (path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".") + "/guest"
+    }
+
+    var initrd: String { folder + "/initrd" }
+
+    /// - Throws: ``Failure`` when it has not been made.
+    var kernel: String {
+        get throws {
+            let path = folder + "/vmlinuz"
+            guard access(path, R_OK) == 0 else {
+                throw Failure("no guest to run: give --guest, --kernel or --multiboot, or type make guest")
+            }
+            return path
+        }
     }
 }
 

@@ -69,6 +69,10 @@ struct DeviceTests {
     @Test("UART: a guest that never reads loses bytes, we keep no more than the limit")
     func uartFlood() {
         let uart = UART16550(output: SerialOutput(.none))
+        #expect(uart.receiveRoom == 0, "nobody listens")
+        uart.put(0x01 as UInt8, at: 1)
+        uart.put(0x08 as UInt8, at: 4)
+        #expect(uart.receiveRoom == UART16550.receiveLimit)
         uart.receive([UInt8](repeating: 0x55, count: 3 * UART16550.receiveLimit))
         #expect(uart.receiveRoom == 0)
         #expect(uart.get(UInt8.self, at: 5) & 0x03 == 0x03)

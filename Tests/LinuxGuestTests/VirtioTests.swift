@@ -180,6 +180,24 @@ struct VirtioTests {
         #expect(driver.memory.slice(0x5000, count: 4).map { Array($0) } == Array("hell".utf8))
     }
 
+    @Test("network: a frame goes to a buffer behind its header, and waits where there is none")
+    func networkReceive() throws {
+        var pair: [Int32] = [0, 0]
+        try #require(socketpair(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0, &pair) == 0)
+        defer { close(pair[1]) }
+        let driver = try Driver(VirtioNetwork(descriptor: pair[0], index: 0) { _ in })
+        #expect(write(pair[1], "frame", 5) == 5)
+        driver.notify()
+        #expect(driver.usedIndex == 0)
+        driver.descriptor(0, 0x5000, 64, 2)
+        driver.offer(0)
+        driver.notify()
+        #expect(driver.usedIndex == 1 && driver.memory.load(UInt32.self, at: Driver.used + 8) == 17)
+        #expect(driver.memory.load(UInt8.self, at: 0x500A) == 1)
+        #expect(driver.memory.slice(0x500C, count: 5).map { Array($0) } == Array("frame".utf8))
+        #expect(driver.device.get(UInt8.self, at: 0x100) == 0x02)
+    }
+
     @Test("an indirect table is followed")
     func indirect() throws {
         let driver = try Driver(VirtioEntropy(), features: 1 << 32 | 1 << 28)

@@ -23,6 +23,8 @@ public struct DeviceConfiguration: Sendable {
 
     public var console = Console.serial
     public var disks: [Disk] = []
+    /// Names of tap interfaces, a virtio network card each.
+    public var taps: [String] = []
     /// A virtio entropy source.
     public var entropy = false
     /// Notifications through ioeventfd and interrupts through irqfd: a thread of the VMM does the work, the vCPU goes
@@ -35,7 +37,7 @@ public struct DeviceConfiguration: Sendable {
 
     public init() {}
 
-    var virtioCount: Int { disks.count + (console == .virtio ? 1 : 0) + (entropy ? 1 : 0) }
+    var virtioCount: Int { disks.count + taps.count + (console == .virtio ? 1 : 0) + (entropy ? 1 : 0) }
 
     /// What the ACPI tables tell of the virtio devices.
     var virtio: [ACPITables.VirtioDevice] {
@@ -114,6 +116,10 @@ struct MachineDevices {
         if configuration.entropy {
             backends.append(VirtioEntropy())
         }
+        for (index, tap) in configuration.taps.enumerated() {
+            backends.append(
+                VirtioNetwork(descriptor: try VirtioNetwork.openTap(tap), index: index) { loop.rearm($0) })
+        }
         var transports: [VirtioMMIO] = []
         for (index, backend) in backends.enumerated() {
             transports.append(
@@ -124,6 +130,10 @@ struct MachineDevices {
                 console.receive(bytes)
                 transport.notify(VirtioConsole.receiveQueue)
             }
+        }
+        for transport in transports {
+            guard let network = transport.backend as? VirtioNetwork else { continue }
+            loop.add(network.descriptor) { transport.notify(VirtioNetwork.receiveQueue) }
         }
         platform = Platform(ports: ports, slots: transports, window: Self.virtioWindow)
         self.loop = loop

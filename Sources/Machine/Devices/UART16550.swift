@@ -33,6 +33,9 @@ final class UART16550: ByteDevice {
         /// Bit 7 of the line control register turns registers 0 and 1 into the divisor latch.
         var divisorLatchAccess: Bool { lineControl & 0x80 != 0 }
         var loopback: Bool { modemControl & 0x10 != 0 }
+        /// The guest wants an interrupt for what it receives. OUT2 lets interrupts through to a PC's interrupt
+        /// controller: a driver that only probes the chip does not set it.
+        var listens: Bool { interruptEnable & 1 != 0 && modemControl & 0x18 == 0x08 }
         var dataReady: Bool { receivedStart < received.count }
 
         /// Bits 0 to 3 of the interrupt identification register, highest priority first (table 5).
@@ -76,7 +79,7 @@ final class UART16550: ByteDevice {
 
     /// - Parameters:
     ///   - interrupt: the line; without one the port is for polling.
-    ///   - drained: called when the guest has read the last byte received.
+    ///   - drained: called when the guest has read the last byte received, or has begun to listen.
     init(output: SerialOutput, interrupt: InterruptLine? = nil, drained: @escaping @Sendable () -> Void = {}) {
         self.output = output
         self.interrupt = interrupt
@@ -119,7 +122,13 @@ final class UART16550: ByteDevice {
 
     func write(_ register: UInt32, _ value: UInt8) -> GuestRequest? {
         let sends = registers.withLock { registers in
-            defer { update(&registers) }
+            let listened = registers.listens
+            defer {
+                update(&registers)
+                if registers.listens, !listened {
+                    drained()
+                }
+            }
             switch register {
             case 0 where registers.divisorLatchAccess:
                 registers.divisor = registers.divisor & 0xFF00 | UInt16(value)
@@ -154,9 +163,12 @@ final class UART16550: ByteDevice {
         return nil
     }
 
-    /// Room for bytes from outside.
+    /// Room for bytes from outside: none before the guest wants to be told of them, for its driver empties the FIFO as it
+    /// starts.
     var receiveRoom: Int {
-        registers.withLock { Self.receiveLimit - ($0.received.count - $0.receivedStart) }
+        registers.withLock { registers in
+            registers.listens ? Self.receiveLimit - (registers.received.count - registers.receivedStart) : 0
+        }
     }
 
     /// Bytes from outside, as many as ``receiveRoom`` said; the guest in loopback does not get them.
