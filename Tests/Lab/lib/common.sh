@@ -96,10 +96,10 @@ install_packages() {
 
 install_now() {
     have_package_lists || apt-get update >&2 || true
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >&2 ||
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >&2 ||
         { # lists may be older than the archive
             apt-get update >&2 &&
-                DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >&2
+                DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >&2
         }
 }
 
