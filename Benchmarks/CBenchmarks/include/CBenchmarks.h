@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /*
- * Runs a section 6 guest (DESIGN: a static ELF64 in long mode) to its end on a VMM in plain C that counts and times
+ * Runs a bare-metal guest (docs/guests.md: a static ELF64 in long mode) to its end on a VMM in plain C that counts and times
  * nothing. What the guest sends to the UART goes to `serial`. Returns how many bytes that was, or -errno.
  */
 long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity);
