@@ -166,12 +166,12 @@ struct ReadyGuest {
 
     var initrd: String { folder + "/initrd" }
 
-    /// - Throws: ``Failure`` when it has not been made.
+    /// - Throws: `ValidationError` when it has not been made.
     var kernel: String {
         get throws {
             let path = folder + "/vmlinuz"
             guard access(path, R_OK) == 0 else {
-                throw Failure("no guest to run: give --guest, --kernel or --multiboot, or type make guest")
+                throw ValidationError("no guest to run: give --guest, --kernel or --multiboot, or type make guest")
             }
             return path
         }
