@@ -72,6 +72,9 @@ struct RunCommand: ParsableCommand {
         guard [guest, kernel, multiboot].filter({ $0 != nil }).count <= 1 else {
             throw ValidationError("Give one of --guest, --kernel and --multiboot.")
         }
+        if guest == nil, kernel == nil, multiboot == nil {
+            _ = try ReadyGuest().kernel
+        }
         guard guest == nil && multiboot == nil || initrd == nil else {
             throw ValidationError("--initrd goes with a Linux kernel.")
         }
