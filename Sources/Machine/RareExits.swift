@@ -25,7 +25,7 @@ struct RareExits: ~Copyable {
             return fail(vcpu, control, "KVM_RUN: \(describe(errno: -result))")
         }
         // In this order: a stop that comes in between sets the flag again.
-        vcpu.runPage.pointee.immediate_exit = 0
+        VCPU.cancelExitRequest(runPage: vcpu.runPage)
         guard control.end == nil else { return false }
         return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.armIfPossible(vcpu) }
     }

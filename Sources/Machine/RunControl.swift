@@ -140,7 +140,7 @@ final class RunControl: Sendable {
         state.withLock { state in
             state.kickable[index] = kick
             if state.end != nil {
-                runPage.pointee.immediate_exit = 1
+                VCPU.requestExit(runPage: runPage)
             }
         }
     }
@@ -174,7 +174,7 @@ enum KickSignal {
     }
 
     static func send(_ kick: RunControl.Kick) {
-        kick.runPage.pointee.immediate_exit = 1
+        VCPU.requestExit(runPage: kick.runPage)
         pthread_kill(kick.thread, number)
     }
 }

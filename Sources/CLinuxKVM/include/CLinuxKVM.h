@@ -16,7 +16,6 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <linux/kvm.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 

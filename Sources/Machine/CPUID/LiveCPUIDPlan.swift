@@ -68,11 +68,13 @@ extension LiveCPUIDPlan {
         _ mode: LiveCPUIDMode, sites: [UInt64], cpus: Int, host: HostAnswers,
         support: () throws(MachineError) -> BreakpointSupport
     ) throws(MachineError) {
-        let wantsHost = mode == .auto || mode == .host
-        guard mode != .off, !(wantsHost && host != .none) else {
+        guard mode != .off else {
+            self = .snapshot
+            return
+        }
+        if host != .none, mode == .auto || mode == .host {
             self = LiveCPUIDPlan(
-                host: mode == .off ? .none : host, fault: false, sites: [], plants: false, resumeFlagWorks: false,
-                shortfall: nil)
+                host: host, fault: false, sites: [], plants: false, resumeFlagWorks: false, shortfall: nil)
             return
         }
         guard mode != .host else {
