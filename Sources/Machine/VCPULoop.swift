@@ -36,7 +36,7 @@ struct VCPULoop: ~Copyable {
             let reason = result == 0 ? page.pointee.exit_reason : UInt32(KVM_EXIT_INTR)
             let slot = account.begin(reason)
             switch Int32(truncatingIfNeeded: reason) {
-            case KVM_EXIT_IO where platform.portAccess(page): break
+            case KVM_EXIT_IO where platform.portAccess(page) || platform.uartAccess(page): break
             case KVM_EXIT_MMIO where platform.memoryAccess(page): break
             default: goesOn = rare.handle(result, vcpu, platform, control)
             }

@@ -34,4 +34,31 @@ struct ExitPathTests {
         #expect(listing.instructions.filter { $0.targetSymbol == "ioctl" }.count == 1)
         #expect(listing.violations(allowedCalls: ["ioctl", "__errno_location"]) == [])
     }
+
+    @Test(
+        "no reference counting and no allocation on the way to a device, nor in the table that leads there",
+        arguments: [
+            "7Machine8PlatformC10uartAccess", "7Machine8PlatformC17claimedPortAccess",
+            "7Machine8PlatformC19claimedMemoryAccess",
+        ])
+    func claimedExitCountsNoReference(part: String) throws {
+        let functions = try ReleaseBinary.functions(containing: part)
+        #expect(!functions.isEmpty)
+        for function in functions {
+            let calls = try ReleaseBinary.listing(function).instructions.compactMap(\.targetSymbol)
+            let runtime = calls.filter { $0.hasPrefix("swift_") || $0.hasPrefix("malloc") || $0.contains("WOe") }
+            #expect(runtime == [], "in \(function)")
+        }
+    }
+
+    @Test("a byte to the UART: two locks taken, none contended, and the output's buffer")
+    func uartByteIsShort() throws {
+        let access = try ReleaseBinary.functions(containing: "7Machine8PlatformC10uartAccess")
+        let calls = try access.flatMap { try ReleaseBinary.listing($0).instructions.filter(\.isCall) }
+        let outside = calls.compactMap(\.targetSymbol).filter { !access.contains($0) }
+        // gettid, once a thread; the mutex's slow path; the buffer; the ways that a byte seldom takes.
+        let known = ["syscall", "12_MutexHandle", "12SerialOutputC4send", "9UART16550C5write", "9UART16550C7setLine"]
+        #expect(outside.allSatisfy { call in known.contains { call.contains($0) } }, "\(outside)")
+        #expect(calls.count == access.count - 1 + outside.count, "a computed call")
+    }
 }
