@@ -21,6 +21,8 @@ public struct MachineConfiguration: Sendable {
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
+    /// When the guest's boot is over.
+    public var bootMarker = BootMarkerConfiguration()
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
@@ -45,6 +47,8 @@ public final class Machine {
     private let control: RunControl
     private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
+    private let marker: BootMarker
+    private let statistics: KernelStatistics
 
     /// Creates the VM and loads the guest.
     ///
@@ -76,15 +80,17 @@ public final class Machine {
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
         try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
-        output = SerialOutput(configuration.serial)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
+        let marker = BootMarker(configuration.bootMarker) { control.finish(.marker) }
+        output = SerialOutput(configuration.serial, marker: configuration.bootMarker.text.isEmpty ? nil : marker)
         devices =
             guest.isPC
             ? try MachineDevices(
-                pc: configuration.devices, cpus: cpus, output: output, memory: memory, vm: vm, control: control)
-            : MachineDevices(bareMetal: output)
+                pc: configuration.devices, cpus: cpus, output: output, memory: memory, vm: vm, control: control,
+                marker: marker)
+            : MachineDevices(bareMetal: output, marker: marker)
         if guest.isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
@@ -105,7 +111,18 @@ public final class Machine {
         }
         self.control = control
         self.vcpus = vcpus
+        self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
+        statistics = KernelStatistics(vm.machine) { visit in
+            for vcpu in vcpus {
+                visit(vcpu.loop.vcpu)
+            }
+        }
+        marker.attach { [tallies, statistics] in
+            BootMarker.Note(
+                nanoseconds: monotonicNanoseconds(), tallies: tallies.map { $0.snapshot() },
+                kernel: statistics.read())
+        }
     }
 
     /// Creates the VM and loads a bare-metal guest.
@@ -164,14 +181,21 @@ public final class Machine {
 
     /// Runs the guest to its end.
     public func run() throws(MachineError) -> RunResult {
-        let before = try kernelCounters()
+        let before = statistics.read()
         let start = monotonicNanoseconds()
         let end = try runThreads()
         let wall = monotonicNanoseconds() - start
-        let kernel = try kernelCounters().difference(since: before)
+        let kernel = statistics.read().difference(since: before)
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
             hardware: HardwareExits(kernel, host),
+            boot: marker.note.map { note in
+                let kernel = note.kernel.difference(since: before)
+                return BootReading(
+                    nanoseconds: note.nanoseconds - start,
+                    userspace: note.tallies.reduce(into: TallySnapshot()) { $0.merge($1) },
+                    kernel: kernel, hardware: HardwareExits(kernel, host))
+            },
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
@@ -219,21 +243,6 @@ public final class Machine {
         // A slow reader gets what is left, unless time is over or the user has had enough.
         while !output.flush(), !end.isCalledOff, monotonicNanoseconds() < deadline, signals.next() == nil {}
         return end
-    }
-
-    /// What KVM has counted, VM and vCPUs together.
-    private func kernelCounters() throws(MachineError) -> KernelCounters {
-        var counters = KernelCounters()
-        do throws(KVMError) {
-            counters.add(try vm.machine.statistics().read())
-            for vcpu in vcpus {
-                counters.add(try vcpu.loop.vcpu.statistics().read())
-            }
-        } catch {
-            // Before Linux 5.14 there is no KVM_GET_STATS_FD: the run is worth as much without.
-            return KernelCounters()
-        }
-        return counters
     }
 
     private static func prepare(

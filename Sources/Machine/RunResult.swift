@@ -12,6 +12,8 @@ public struct RunResult: Sendable {
     public let kernel: KernelCounters
     /// VM exits by reason, where the kernel counts them.
     public let hardware: HardwareExits?
+    /// What had been counted when the guest said that its boot was over; nil if it did not.
+    public let boot: BootReading?
     public let leaf: LeafReport
 
     /// All vCPUs together.
