@@ -21,6 +21,8 @@ public struct MachineConfiguration: Sendable {
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
+    /// Tally exits by the guest's RIP as well.
+    public var talliesByRIP = false
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
@@ -69,6 +71,9 @@ public final class Machine {
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
+        if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
+            throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
+        }
         host = HostAnswers(system, supported: table)
         plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, host: host) {
             () throws(MachineError) in
@@ -91,7 +96,7 @@ public final class Machine {
         let parts = Parts(
             leaves: plan.kernelAnswers ? .asListed : host.kernelCounts ? .none : .snapshot,
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip)
+            irqchip: configuration.irqchip, talliesByRIP: configuration.talliesByRIP)
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for _ in 0..<cpus {
@@ -131,11 +136,13 @@ public final class Machine {
         let boot: LoadedGuest
         let table: CPUIDTable
         let irqchip: Bool
+        let talliesByRIP: Bool
     }
 
     private static func makeVCPU(
         _ index: Int, of vm: borrowing VirtualMachine, _ parts: Parts, _ tallies: [Tally]
     ) throws(MachineError) -> RunningVCPU {
+        let rips = parts.talliesByRIP ? try lifted { () throws(TallyMemoryError) in try RIPTally() } : nil
         do throws(KVMError) {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
@@ -147,6 +154,9 @@ public final class Machine {
                     apicID: UInt32(index), tscKHz: tscKHz, parts.leaves))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
+            if rips != nil {
+                vcpu.copyOut(.general)
+            }
             if parts.irqchip, !parts.boot.waits(index) {
                 try vcpu.setMPState(UInt32(KVM_MP_STATE_RUNNABLE))
             }
@@ -156,7 +166,7 @@ public final class Machine {
                     control: parts.control,
                     rare: RareExits(
                         index: index, memory: parts.memory, interposer: interposer,
-                        tripleFaultResets: parts.boot.tripleFaultResets)))
+                        tripleFaultResets: parts.boot.tripleFaultResets)), rips: rips)
         } catch {
             throw .kvm(error)
         }
@@ -170,13 +180,35 @@ public final class Machine {
         let wall = monotonicNanoseconds() - start
         let kernel = try kernelCounters().difference(since: before)
         return RunResult(
-            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
+            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
+            anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
             hardware: HardwareExits(kernel, host),
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
                 readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
+    }
+
+    private func ripSnapshot() -> RIPSnapshot? {
+        guard configuration.talliesByRIP else { return nil }
+        return vcpus.compactMap(\.rips).reduce(into: RIPSnapshot()) { $0.merge($1.snapshot()) }
+    }
+
+    /// Addresses that the processor has been told by Linux: system call entry (MSR_LSTAR) and #GP handler.
+    private func anchors() -> [SymbolTable.Anchor] {
+        var anchors: [SymbolTable.Anchor] = []
+        for vcpu in vcpus {
+            if let address = try? vcpu.loop.vcpu.msrs([0xC000_0082]).first, address != 0 {
+                anchors.append(.init(symbol: "entry_SYSCALL_64", address: address))
+            }
+            if let special = try? vcpu.loop.vcpu.specialRegisters(),
+                let address = LinearMemory(memory: memory, special: special).generalProtectionHandler(vcpu.loop.vcpu)
+            {
+                anchors.append(.init(symbol: "asm_exc_general_protection", address: address))
+            }
+        }
+        return anchors
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {
@@ -280,17 +312,21 @@ public final class Machine {
 /// While the thread runs, only the thread uses it; the machine reads it after the join.
 private final class RunningVCPU: @unchecked Sendable {
     var loop: VCPULoop
+    let rips: RIPTally?
 
-    init(_ loop: consuming VCPULoop) {
+    init(_ loop: consuming VCPULoop, rips: RIPTally?) {
         self.loop = loop
+        self.rips = rips
     }
 
     func run(counting: Bool) {
         loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
-        if counting {
-            loop.run()
-        } else {
+        if !counting {
             loop.runUncounted()
+        } else if let rips {
+            loop.run(rips.writer)
+        } else {
+            loop.run()
         }
         loop.control.leave(vcpu: loop.index)
     }

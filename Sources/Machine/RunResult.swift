@@ -8,6 +8,10 @@ public struct RunResult: Sendable {
     public let wallNanoseconds: UInt64
     /// One tally a vCPU.
     public let vcpus: [TallySnapshot]
+    /// Exits of all vCPUs by the guest's RIP; nil unless asked for.
+    public let rips: RIPSnapshot?
+    /// Where the guest's kernel lies, for a ``SymbolTable``; with `rips` only.
+    public let anchors: [SymbolTable.Anchor]
     /// What KVM counted meanwhile.
     public let kernel: KernelCounters
     /// VM exits by reason, where the kernel counts them.

@@ -59,6 +59,12 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "Interrupt controllers in the kernel.")
     var irqchip = false
 
+    @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
+    var byRip: Int?
+
+    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: an ELF guest's own)")
+    var symbols: String?
+
     @Option(help: "Write the tally as JSON to this file; - is standard output.")
     var statsJson: String?
 
@@ -81,6 +87,12 @@ struct RunCommand: ParsableCommand {
         guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {
             throw ValidationError("--net takes tap=NAME.")
         }
+        if let byRip, !(1...10_000).contains(byRip) {
+            throw ValidationError("--by-rip takes a number of places, 1 to 10000.")
+        }
+        guard symbols == nil || byRip != nil else {
+            throw ValidationError("--symbols goes with --by-rip.")
+        }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
         }
@@ -97,10 +109,15 @@ struct RunCommand: ParsableCommand {
         configuration.endingSignals = [SIGINT, SIGTERM]
         configuration.serial = try serial.open()
         configuration.devices = devices
+        configuration.talliesByRIP = byRip != nil
         // A run may be long: better now than after it.
         let stats = if let statsJson { try OutputFile(path: statsJson) } else { nil as OutputFile? }
+        let symbols = try byRip == nil ? nil : readSymbols()
         let machine = try makeMachine(configuration)
         let result = try machine.run()
+        let places = byRip.flatMap { count in
+            result.rips.map { RIPReport($0, top: count, symbols: symbols, anchors: result.anchors) }
+        }
         if case .failed(let failure) = result.end {
             warn("vmtally: \(failure)")
         }
@@ -108,12 +125,12 @@ struct RunCommand: ParsableCommand {
             if let shortfall = machine.plan.shortfall {
                 warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
             }
-            warn(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
+            warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
         }
         if statsJson != nil {
             let document = RunDocument(
                 result, host: HostIdentity(tscKHz: machine.tscKHz), configuration: configuration,
-                version: VMTally.version)
+                version: VMTally.version, byRIP: places)
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
@@ -133,6 +150,16 @@ struct RunCommand: ParsableCommand {
         devices.input = serial == .stdio ? STDIN_FILENO : nil
         devices.report = { warn("vmtally: \($0)") }
         return devices
+    }
+
+    /// Those of the file that the user gave, else those that the guest brings.
+    ///
+    /// - Throws: when the user's file is no good. A guest need not have symbols.
+    private func readSymbols() throws -> SymbolTable? {
+        if let symbols {
+            return try SymbolTable(path: symbols)
+        }
+        return (guest ?? kernel ?? multiboot).flatMap { path in try? SymbolTable(path: path) }
     }
 
     private func makeMachine(_ configuration: MachineConfiguration) throws -> Machine {

@@ -42,7 +42,7 @@ struct CPUIDInterposer: ~Copyable {
     /// Arms the sites. Before the vCPU's first run.
     mutating func start(_ vcpu: borrowing VCPU) throws(KVMError) {
         guard plan.usesBreakpoints else { return }
-        vcpu.runPage.pointee.kvm_valid_regs = UInt64(KVM_SYNC_X86_REGS)
+        vcpu.copyOut(.general)
         try setBreakpoints(vcpu)
     }
 
@@ -56,7 +56,7 @@ struct CPUIDInterposer: ~Copyable {
     mutating func armIfPossible(_ vcpu: borrowing VCPU) throws(KVMError) {
         guard plan.usesHandler else { return }
         let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
-        guard let found = generalProtectionHandler(linear, vcpu), found != handler else { return }
+        guard let found = linear.generalProtectionHandler(vcpu), found != handler else { return }
         handler = found
         if plan.plants {
             plant(linear)
@@ -223,18 +223,6 @@ struct CPUIDInterposer: ~Copyable {
     private func setBreakpoints(_ vcpu: borrowing VCPU) throws(KVMError) {
         try vcpu.setGuestDebug(breakpoints)
     }
-
-    /// Where gate 13 of the guest's IDT leads in 64-bit mode; nil when there is no such gate yet (SDM vol. 3A 7.14.1).
-    private func generalProtectionHandler(_ linear: LinearMemory, _ vcpu: borrowing VCPU) -> UInt64? {
-        let longModeActive = linear.special.efer & 0x400 != 0
-        guard longModeActive, linear.special.idt.limit >= 14 * 16 - 1,
-            let gate = linear.readWords(linear.special.idt.base &+ 13 * 16, count: 2, vcpu)
-        else { return nil }
-        let present = gate[0] >> 47 & 1 == 1
-        let interruptOrTrap = gate[0] >> 40 & 0xE == 0xE
-        guard present, interruptOrTrap else { return nil }
-        return gate[0] & 0xFFFF | gate[0] >> 32 & 0xFFFF_0000 | gate[1] << 32
-    }
 }
 
 extension VCPU {
@@ -246,11 +234,11 @@ extension VCPU {
         _ change: (inout kvm_regs, borrowing VCPU) throws(KVMError) -> Void
     ) throws(KVMError) {
         try change(&syncRegisters.pointee.regs, self)
-        runPage.pointee.kvm_dirty_regs |= UInt64(KVM_SYNC_X86_REGS)
+        copyIn(.general)
     }
 
     fileprivate func changeSpecialRegisters(to special: kvm_sregs) {
         syncRegisters.pointee.sregs = special
-        runPage.pointee.kvm_dirty_regs |= UInt64(KVM_SYNC_X86_SREGS)
+        copyIn(.special)
     }
 }
