@@ -10,6 +10,8 @@ public struct MachineConfiguration: Sendable {
     /// Guest RAM, MiB.
     public var memoryMiB = 16
     public var liveCPUID = LiveCPUIDMode.auto
+    /// Code whose CPUID is to be answered live, beside the sites that the guest's image lists.
+    public var cpuidSites: [CPUIDSite] = []
     /// Local APICs, I/O APIC and PIC in the kernel. HLT then waits there for an interrupt and ends nothing.
     public var irqchip = false
     /// MSRs whose accesses go to userspace, beside those of CPUID faulting. Nothing answers them: #GP.
@@ -75,8 +77,9 @@ public final class Machine {
             throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
         }
         host = HostAnswers(system, supported: table)
-        plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, host: host) {
-            () throws(MachineError) in
+        plan = try LiveCPUIDPlan(
+            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
+        ) { () throws(MachineError) in
             if let support { support } else { try BreakpointSupport.probe(system) }
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
@@ -187,6 +190,7 @@ public final class Machine {
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
+                unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
                 readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
     }
 
@@ -272,7 +276,7 @@ public final class Machine {
         _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
         _ plan: LiveCPUIDPlan, pit: Bool
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.usesHandler ? FaultingMSRs.ranges : [])
+        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
             try vm.setIdentityMapAddress(0xFFFB_C000)

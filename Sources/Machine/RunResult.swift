@@ -50,6 +50,8 @@ public struct LeafReport: Equatable, Sendable {
     public let answered: Answered
     /// The last of those answers.
     public let last: CPUIDRegisters?
+    /// Names of ``MachineConfiguration/cpuidSites`` in whose code the first vCPU has seen no CPUID instruction.
+    public let unfound: [String]
     /// The host's tally at each live query of the VM's total: what the guest was told. The first ``readingLimit`` a vCPU.
     public let readings: [TallyPair]
 

@@ -56,6 +56,13 @@ struct RunCommand: ParsableCommand {
     @Option(help: "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host or off.")
     var liveCpuid = LiveCPUIDMode.auto
 
+    @Option(
+        help: """
+            Answer CPUID in this code of the guest live, in any ring: SYMBOL=ADDRESS, hexadecimal, or SYMBOL alone, \
+            which --symbols has. May be given again.
+            """)
+    var cpuidSite: [CPUIDSiteOption] = []
+
     @Flag(help: "Interrupt controllers in the kernel.")
     var irqchip = false
 
@@ -90,8 +97,11 @@ struct RunCommand: ParsableCommand {
         if let byRip, !(1...10_000).contains(byRip) {
             throw ValidationError("--by-rip takes a number of places, 1 to 10000.")
         }
-        guard symbols == nil || byRip != nil else {
-            throw ValidationError("--symbols goes with --by-rip.")
+        guard symbols == nil || needsSymbols else {
+            throw ValidationError("--symbols goes with --by-rip and --cpuid-site SYMBOL.")
+        }
+        guard cpuidSite.isEmpty || liveCpuid == .auto || liveCpuid == .sites else {
+            throw ValidationError("--cpuid-site goes with --live-cpuid auto and sites.")
         }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
@@ -112,7 +122,8 @@ struct RunCommand: ParsableCommand {
         configuration.talliesByRIP = byRip != nil
         // A run may be long: better now than after it.
         let stats = if let statsJson { try OutputFile(path: statsJson) } else { nil as OutputFile? }
-        let symbols = try byRip == nil ? nil : readSymbols()
+        let symbols = try needsSymbols ? readSymbols() : nil
+        configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         let machine = try makeMachine(configuration)
         let result = try machine.run()
         let places = byRip.flatMap { count in
@@ -124,6 +135,9 @@ struct RunCommand: ParsableCommand {
         if !quiet {
             if let shortfall = machine.plan.shortfall {
                 warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
+            }
+            for site in result.leaf.unfound {
+                warn("vmtally: --cpuid-site \(site): no CPUID instruction was seen there")
             }
             warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
         }
@@ -151,6 +165,8 @@ struct RunCommand: ParsableCommand {
         devices.report = { warn("vmtally: \($0)") }
         return devices
     }
+
+    private var needsSymbols: Bool { byRip != nil || cpuidSite.contains { $0.address == nil } }
 
     /// Those of the file that the user gave, else those that the guest brings.
     ///
@@ -215,6 +231,37 @@ enum OnOff: String, ExpressibleByArgument, CaseIterable {
 }
 
 extension DeviceConfiguration.Console: ExpressibleByArgument {}
+
+/// `--cpuid-site`.
+struct CPUIDSiteOption: ExpressibleByArgument, Equatable {
+    let symbol: String
+    let address: UInt64?
+
+    init?(argument: String) {
+        let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let symbol = parts.first, !symbol.isEmpty else { return nil }
+        self.symbol = String(symbol)
+        guard parts.count == 2 else {
+            address = nil
+            return
+        }
+        guard let address = UInt64(parts[1].hasPrefix("0x") ? parts[1].dropFirst(2) : parts[1], radix: 16) else {
+            return nil
+        }
+        self.address = address
+    }
+
+    func sites(_ symbols: SymbolTable?) throws -> [CPUIDSite] {
+        if let address {
+            return [CPUIDSite(name: symbol, address: address)]
+        }
+        let sites = symbols.map { CPUIDSite.named(symbol, in: $0) } ?? []
+        guard !sites.isEmpty else {
+            throw Failure("--cpuid-site \(symbol): no symbols that name it: give --symbols FILE, or \(symbol)=ADDRESS")
+        }
+        return sites
+    }
+}
 
 /// `--serial`.
 enum SerialOption: ExpressibleByArgument, Equatable {

@@ -23,6 +23,8 @@ struct CPUIDInterposer: ~Copyable {
     private let answers: TallyAnswers
     private let memory: GuestMemory
     private var sites: [UInt64]
+    /// Code whose CPUID instruction has not been found yet.
+    private(set) var searches: [CPUIDSite]
     /// Sites in ring 3 whose first byte is a HLT now.
     private var planted: [UInt64] = []
     /// Linear address of the guest's #GP handler, while the breakpoint and CPUID faulting are on.
@@ -37,12 +39,16 @@ struct CPUIDInterposer: ~Copyable {
         self.answers = answers
         self.memory = memory
         sites = plan.sites
+        searches = plan.searches
     }
 
     /// Arms the sites. Before the vCPU's first run.
     mutating func start(_ vcpu: borrowing VCPU) throws(KVMError) {
         guard plan.usesBreakpoints else { return }
         vcpu.copyOut(.general)
+        if !searches.isEmpty {
+            _ = findSites(handler: nil, LinearMemory(memory: memory, special: try vcpu.specialRegisters()), vcpu)
+        }
         try setBreakpoints(vcpu)
     }
 
@@ -54,17 +60,38 @@ struct CPUIDInterposer: ~Copyable {
 
     /// Arms the #GP handler's breakpoint and turns on CPUID faulting, if the guest's IDT has a gate 13 by now.
     mutating func armIfPossible(_ vcpu: borrowing VCPU) throws(KVMError) {
-        guard plan.usesHandler else { return }
+        guard plan.usesHandler || !searches.isEmpty else { return }
         let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
-        guard let found = linear.generalProtectionHandler(vcpu), found != handler else { return }
-        handler = found
-        if plan.plants {
-            plant(linear)
+        let found = linear.generalProtectionHandler(vcpu)
+        let isNewSite = findSites(handler: found, linear, vcpu)
+        let isNewHandler = plan.usesHandler && found != nil && found != handler
+        if isNewHandler {
+            handler = found
+            if plan.plants {
+                plant(linear)
+            }
         }
-        try setBreakpoints(vcpu)
-        if plan.fault {
+        if isNewHandler || isNewSite {
+            try setBreakpoints(vcpu)
+        }
+        if isNewHandler, plan.fault {
             try FaultingMSRs.enable(vcpu)
         }
+    }
+
+    /// Looks for what `searches` has; true when something was found, and is to get its breakpoint.
+    private mutating func findSites(handler: UInt64?, _ linear: LinearMemory, _ vcpu: borrowing VCPU) -> Bool {
+        guard !searches.isEmpty else { return false }
+        var rest: [CPUIDSite] = []
+        for search in searches {
+            if let address = search.instruction(handler: handler, linear, vcpu) {
+                sites.append(address)
+            } else {
+                rest.append(search)
+            }
+        }
+        defer { searches = rest }
+        return rest.count < searches.count
     }
 
     /// Turns CPUIDs at sites that only ring 3 can run into HLT.
@@ -87,6 +114,10 @@ struct CPUIDInterposer: ~Copyable {
         }
         let debug = vcpu.runPage.pointee.debug.arch
         let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
+        // A module may have come.
+        if findSites(handler: linear.generalProtectionHandler(vcpu), linear, vcpu) {
+            try setBreakpoints(vcpu)
+        }
         if debug.pc == handler {
             try answerFault(vcpu, linear)
         } else if sites.contains(debug.pc) {
@@ -141,6 +172,7 @@ struct CPUIDInterposer: ~Copyable {
             let next = registers.rip &+ length
             registers.rip = linear.special.cs.l == 1 ? next : UInt64(UInt32(truncatingIfNeeded: next))
         }
+        try traceIfAsked(vcpu, special: nil)
     }
 
     /// A #GP, at its handler's first instruction: a CPUID of ring 3, or the guest's own affair.
@@ -158,6 +190,21 @@ struct CPUIDInterposer: ~Copyable {
             frame.unwind(&registers, &special, code: code, stack: stack, past: length)
         }
         vcpu.changeSpecialRegisters(to: special)
+        try traceIfAsked(vcpu, special: special)
+    }
+
+    /// A guest that steps (RFLAGS.TF) gets its #DB behind the instruction that was answered.
+    private func traceIfAsked(_ vcpu: borrowing VCPU, special: kvm_sregs?) throws(KVMError) {
+        let registers = vcpu.syncRegisters.pointee.regs
+        guard registers.rflags & 0x100 != 0 else { return }
+        // Now: registers that KVM takes over when it runs the vCPU would drop the exception.
+        try vcpu.setRegisters(registers)
+        if let special {
+            try vcpu.setSpecialRegisters(special)
+        }
+        vcpu.runPage.pointee.kvm_dirty_regs = 0
+        let singleStep: UInt64 = 0xFFFF_4FF0
+        try vcpu.reinjectDebugException(dr6: singleStep, breakpoints: breakpoints)
     }
 
     /// Length of the instruction that raised #GP, if it is a CPUID or stands for one.

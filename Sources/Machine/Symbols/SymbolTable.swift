@@ -90,12 +90,20 @@ public struct SymbolTable: Sendable {
         return symbol.map { Location(symbol: name($0), offset: linked - base) }
     }
 
-    /// A symbol's address as linked; nil when there is none of that name.
+    /// A symbol's address as linked, the lowest if it is there several times; nil when there is none of that name.
     public func address(of name: String) -> UInt64? {
         let wanted = Array(name.utf8)
-        return symbols.first { symbol in
-            symbol.name.count == wanted.count && names[Self.range(symbol)].elementsEqual(wanted)
-        }?.address
+        return symbols.first { has($0, wanted) }?.address
+    }
+
+    /// Addresses of all functions of a name, as linked.
+    public func codeAddresses(of name: String) -> [UInt64] {
+        let wanted = Array(name.utf8)
+        return symbols.filter { $0.isCode && has($0, wanted) }.map(\.address)
+    }
+
+    private func has(_ symbol: Symbol, _ name: [UInt8]) -> Bool {
+        symbol.name.count == name.count && names[Self.range(symbol)].elementsEqual(name)
     }
 
     /// Where a symbol's code ends: at the next symbol of another address.
