@@ -19,6 +19,8 @@ public struct DeviceConfiguration: Sendable {
         case serial
         /// A virtio console, and no UART.
         case virtio
+        /// Neither.
+        case none
     }
 
     public var console = Console.serial
@@ -64,25 +66,27 @@ struct MachineDevices {
     let input: ConsoleInput?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
-    init(bareMetal output: SerialOutput) {
+    init(bareMetal output: SerialOutput, marker: BootMarker) {
         loop = nil
         input = nil
         platform = Platform(ports: [
             (UART16550.ports, UART16550(output: output)),
             (ExitPort.port...ExitPort.port, ExitPort()),
+            (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
         ])
     }
 
     /// What Linux drives.
     init(
         pc configuration: DeviceConfiguration, cpus: Int, output: SerialOutput, memory: GuestMemory, vm: SharedVM,
-        control: RunControl
+        control: RunControl, marker: BootMarker
     ) throws(MachineError) {
         guard configuration.virtioCount <= Self.virtioLimit else {
             throw .configuration("\(configuration.virtioCount) virtio devices, \(Self.virtioLimit) at most")
         }
         var ports: [(ClosedRange<UInt16>, any Device)] = [
             (ExitPort.port...ExitPort.port, ExitPort()),
+            (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
             (KeyboardController.ports, KeyboardController()),
             (RealTimeClock.ports, RealTimeClock(memory: memory.size)),
             (SystemControlPort.ports, SystemControlPort()),
@@ -109,6 +113,7 @@ struct MachineDevices {
             backends.append(device)
             room = { device.receiveRoom }
             console = device
+        case .none: break
         }
         for disk in configuration.disks {
             backends.append(try VirtioBlock(path: disk.path, isReadOnly: disk.isReadOnly))

@@ -24,8 +24,16 @@ public final class SerialOutput: Sendable {
     private let immediate: Bool
     private let bytes = Mutex<[UInt8]>([])
     private let runHasEnded = Atomic(false)
+    /// Looks for the text that ends a boot.
+    private let marker: BootMarker?
 
-    public init(_ target: Target) {
+    public convenience init(_ target: Target) {
+        self.init(target, marker: nil)
+    }
+
+    /// - Parameter marker: sees all bytes.
+    init(_ target: Target, marker: BootMarker?) {
+        self.marker = marker
         switch target {
         case .descriptor(let descriptor) where descriptor >= 0:
             self.target = target
@@ -42,6 +50,7 @@ public final class SerialOutput: Sendable {
 
     /// Takes one byte from the guest.
     func send(_ byte: UInt8) {
+        marker?.watch(CollectionOfOne(byte))
         switch target {
         case .none: break
         case .capture:
@@ -58,6 +67,7 @@ public final class SerialOutput: Sendable {
 
     /// Takes bytes from the guest.
     func send(_ bytes: UnsafeRawBufferPointer) {
+        marker?.watch(bytes)
         switch target {
         case .none: break
         case .capture:
