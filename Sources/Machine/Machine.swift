@@ -71,23 +71,26 @@ public final class Machine {
         guard cpus > 0, cpus <= limit else {
             throw .configuration("\(cpus) vCPUs asked for, KVM gives 1 to \(limit): change --cpus")
         }
-        memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
-        let boot = try LoadedGuest(
-            guest, into: memory, cpus: cpus,
-            tables: ACPITables(
-                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
         if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
             throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
         }
         host = HostAnswers(system, supported: table)
+        let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
+        let trial = asks ? try BreakpointTrial(system, table) : nil
+        memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
+        let boot = try LoadedGuest(
+            guest, into: memory, cpus: cpus,
+            tables: ACPITables(
+                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
+        vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
+        try Self.prepare(vm.machine, configuration, memory, pit: guest.isPC)
         plan = try LiveCPUIDPlan(
             configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
         ) { () throws(MachineError) in
-            if let support { support } else { try BreakpointSupport.probe(system) }
+            if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
-        vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
+        try Self.sendToUserspace(vm.machine, configuration, plan)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
@@ -282,20 +285,14 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
-        _ plan: LiveCPUIDPlan, pit: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, pit: Bool
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
             try vm.setIdentityMapAddress(0xFFFB_C000)
             try vm.setTSSAddress(0xFFFB_D000)
             if configuration.irqchip {
                 try vm.createIRQChip()
-            }
-            if plan.host == .userspace {
-                let leaves = TallyLeaf.range
-                try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
             if pit {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))
@@ -305,6 +302,21 @@ public final class Machine {
                 try vm.setMemoryRegion(
                     slot: 1, guestAddress: GuestMemory.holeEnd, size: memory.size - memory.lowSize,
                     host: memory.host + Int(memory.lowSize))
+            }
+        } catch {
+            throw .kvm(error)
+        }
+    }
+
+    /// Has KVM pass on what the guest's tally, its CPUID faulting and the user's wishes need.
+    private static func sendToUserspace(
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
+    ) throws(MachineError) {
+        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
+        do throws(KVMError) {
+            if plan.host == .userspace {
+                let leaves = TallyLeaf.range
+                try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
             if !msrs.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))

@@ -132,6 +132,9 @@ struct RunCommand: ParsableCommand {
         if case .failed(let failure) = result.end {
             warn("vmtally: \(failure)")
         }
+        if let loss = machine.output.loss {
+            warn("vmtally: \(loss)")
+        }
         if !quiet {
             if let shortfall = machine.plan.shortfall {
                 warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
