@@ -10,8 +10,8 @@ public struct MachineConfiguration: Sendable {
     /// Guest RAM, MiB.
     public var memoryMiB = 16
     public var liveCPUID = LiveCPUIDMode.auto
-    /// Local APICs, I/O APIC and PIC in the kernel. HLT then waits there for an interrupt and ends nothing.
-    public var irqchip = false
+    /// With chips HLT waits in the kernel for an interrupt and ends nothing. A PC has at least split ones.
+    public var irqchip = InterruptControllers.none
     /// MSRs whose accesses go to userspace, beside those of CPUID faulting. Nothing answers them: #GP.
     public var userspaceMSRs: [ClosedRange<UInt32>] = []
     public var serial = SerialOutput.Target.none
@@ -25,6 +25,16 @@ public struct MachineConfiguration: Sendable {
     package var countsExits = true
 
     public init() {}
+}
+
+/// Where a machine's interrupt controllers are.
+public enum InterruptControllers: String, CaseIterable, Sendable {
+    /// There are none.
+    case none
+    /// Local APICs, I/O APIC, 8259s and 8254 in the kernel.
+    case kernel
+    /// Local APICs in the kernel, an I/O APIC in the VMM, nothing else.
+    case split
 }
 
 /// A VM with its vCPUs that runs one guest, once.
@@ -53,9 +63,13 @@ public final class Machine {
         _ configuration: MachineConfiguration, _ guest: Guest, support: BreakpointSupport? = nil
     ) throws(MachineError) {
         var configuration = configuration
-        if guest.isPC {
-            configuration.irqchip = true
+        if guest.isPC, configuration.irqchip == .none {
+            configuration.irqchip = .kernel
         }
+        guard configuration.irqchip != .split || configuration.devices.acpi == .reduced else {
+            throw .configuration("--acpi full announces 8259s and an 8254, which --irqchip split leaves out: give one")
+        }
+        let splitPins = configuration.irqchip == .split ? guest.pins(configuration.devices) : nil
         self.configuration = configuration
         let system = try lifted { () throws(KVMError) in try System() }
         let cpus = configuration.cpus
@@ -67,7 +81,8 @@ public final class Machine {
         let boot = try LoadedGuest(
             guest, into: memory, cpus: cpus,
             tables: ACPITables(
-                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
+                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
+                fixedHardware: configuration.devices.acpi == .full))
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
         host = HostAnswers(system, supported: table)
         plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, host: host) {
@@ -75,7 +90,7 @@ public final class Machine {
             if let support { support } else { try BreakpointSupport.probe(system) }
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
+        try Self.prepare(vm.machine, configuration, memory, plan, pins: splitPins, isPC: guest.isPC)
         output = SerialOutput(configuration.serial)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
@@ -83,7 +98,8 @@ public final class Machine {
         devices =
             guest.isPC
             ? try MachineDevices(
-                pc: configuration.devices, cpus: cpus, output: output, memory: memory, vm: vm, control: control)
+                pc: configuration.devices, cpus: cpus, splitPins: splitPins, output: output, memory: memory, vm: vm,
+                control: control)
             : MachineDevices(bareMetal: output)
         if guest.isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
@@ -91,7 +107,7 @@ public final class Machine {
         let parts = Parts(
             leaves: plan.kernelAnswers ? .asListed : host.kernelCounts ? .none : .snapshot,
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip)
+            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC)
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for _ in 0..<cpus {
@@ -131,6 +147,7 @@ public final class Machine {
         let boot: LoadedGuest
         let table: CPUIDTable
         let irqchip: Bool
+        let ioAPIC: IOAPIC?
     }
 
     private static func makeVCPU(
@@ -155,7 +172,7 @@ public final class Machine {
                     vcpu: vcpu, index: index, tally: tallies[index].writer, platform: parts.platform,
                     control: parts.control,
                     rare: RareExits(
-                        index: index, memory: parts.memory, interposer: interposer,
+                        index: index, memory: parts.memory, ioAPIC: parts.ioAPIC, interposer: interposer,
                         tripleFaultResets: parts.boot.tripleFaultResets)))
         } catch {
             throw .kvm(error)
@@ -238,21 +255,23 @@ public final class Machine {
 
     private static func prepare(
         _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
-        _ plan: LiveCPUIDPlan, pit: Bool
+        _ plan: LiveCPUIDPlan, pins: Int?, isPC: Bool
     ) throws(MachineError) {
         let msrs = configuration.userspaceMSRs + (plan.usesHandler ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
             try vm.setIdentityMapAddress(0xFFFB_C000)
             try vm.setTSSAddress(0xFFFB_D000)
-            if configuration.irqchip {
+            if let pins {
+                try vm.splitIRQChip(pins: UInt32(pins))
+            } else if configuration.irqchip != .none {
                 try vm.createIRQChip()
             }
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
-            if pit {
+            if isPC, configuration.irqchip == .kernel {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))
             }
             try vm.setMemoryRegion(slot: 0, guestAddress: 0, size: memory.lowSize, host: memory.host)

@@ -56,8 +56,11 @@ struct RunCommand: ParsableCommand {
     @Option(help: "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host or off.")
     var liveCpuid = LiveCPUIDMode.auto
 
-    @Flag(help: "Interrupt controllers in the kernel.")
-    var irqchip = false
+    @Option(help: "Interrupt controllers: none, kernel, or split: I/O APIC here, no PIC, no PIT. (Linux: kernel)")
+    var irqchip = InterruptControllers.none
+
+    @Option(help: "ACPI tables: reduced, or full: with PM registers, PM timer, PIC, PIT and clock.")
+    var acpi = DeviceConfiguration.ACPI.reduced
 
     @Option(help: "Write the tally as JSON to this file; - is standard output.")
     var statsJson: String?
@@ -121,6 +124,7 @@ struct RunCommand: ParsableCommand {
 
     private var devices: DeviceConfiguration {
         var devices = DeviceConfiguration()
+        devices.acpi = acpi
         devices.console = console
         devices.disks = disk.map { text in
             text.hasSuffix(",ro")
@@ -188,6 +192,8 @@ enum OnOff: String, ExpressibleByArgument, CaseIterable {
 }
 
 extension DeviceConfiguration.Console: ExpressibleByArgument {}
+extension DeviceConfiguration.ACPI: ExpressibleByArgument {}
+extension InterruptControllers: ExpressibleByArgument {}
 
 /// `--serial`.
 enum SerialOption: ExpressibleByArgument, Equatable {
