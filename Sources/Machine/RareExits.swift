@@ -7,6 +7,7 @@ import KVM
 struct RareExits: ~Copyable {
     let index: Int
     let memory: GuestMemory
+    let ioAPIC: IOAPIC?
     var interposer: CPUIDInterposer
     /// KVM_EXIT_SHUTDOWN is the guest's way to reset.
     let tripleFaultResets: Bool
@@ -73,6 +74,9 @@ struct RareExits: ~Copyable {
             // No device of ours interrupts: whatever IF says, nothing wakes this vCPU.
             control.halted()
             return false
+        case KVM_EXIT_IOAPIC_EOI:
+            ioAPIC?.endOfInterrupt(vector: page.pointee.eoi.vector)
+            return true
         case KVM_EXIT_SHUTDOWN where tripleFaultResets:
             control.finish(.reset)
             return false
