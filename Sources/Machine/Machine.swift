@@ -21,6 +21,8 @@ public struct MachineConfiguration: Sendable {
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
+    /// What the guest of `vmtally bench` finds.
+    var bench: BenchHost?
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
@@ -75,7 +77,9 @@ public final class Machine {
             if let support { support } else { try BreakpointSupport.probe(system) }
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
+        try Self.prepare(
+            vm.machine, configuration, memory, plan,
+            pit: guest.isPC || configuration.bench != nil && configuration.irqchip)
         output = SerialOutput(configuration.serial)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
@@ -84,8 +88,8 @@ public final class Machine {
             guest.isPC
             ? try MachineDevices(
                 pc: configuration.devices, cpus: cpus, output: output, memory: memory, vm: vm, control: control)
-            : MachineDevices(bareMetal: output)
-        if guest.isPC {
+            : MachineDevices(bareMetal: output, bench: configuration.bench)
+        if guest.isPC || configuration.bench != nil && configuration.irqchip {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
         let parts = Parts(
@@ -164,11 +168,14 @@ public final class Machine {
 
     /// Runs the guest to its end.
     public func run() throws(MachineError) -> RunResult {
-        let before = try kernelCounters()
+        let statistics = statistics()
+        configuration.bench?.attach(
+            vm, memory, tallies, host, ring: vcpus.first?.loop.vcpu.coalescedRing, statistics: statistics)
+        let before = statistics.read()
         let start = monotonicNanoseconds()
         let end = try runThreads()
         let wall = monotonicNanoseconds() - start
-        let kernel = try kernelCounters().difference(since: before)
+        let kernel = statistics.read().difference(since: before)
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
             hardware: HardwareExits(kernel, host),
@@ -177,6 +184,11 @@ public final class Machine {
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
                 readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
+    }
+
+    /// Ends the run from another thread, as its timeout would.
+    func stop() {
+        control.finish(.timeout)
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {
@@ -221,19 +233,18 @@ public final class Machine {
         return end
     }
 
-    /// What KVM has counted, VM and vCPUs together.
-    private func kernelCounters() throws(MachineError) -> KernelCounters {
-        var counters = KernelCounters()
+    /// Where KVM's counters of the VM and its vCPUs come from.
+    private func statistics() -> KernelStatistics {
         do throws(KVMError) {
-            counters.add(try vm.machine.statistics().read())
+            var sources = [KernelStatistics.Source(try vm.machine.statistics())]
             for vcpu in vcpus {
-                counters.add(try vcpu.loop.vcpu.statistics().read())
+                sources.append(KernelStatistics.Source(try vcpu.loop.vcpu.statistics()))
             }
+            return KernelStatistics(sources)
         } catch {
             // Before Linux 5.14 there is no KVM_GET_STATS_FD: the run is worth as much without.
-            return KernelCounters()
+            return KernelStatistics([])
         }
-        return counters
     }
 
     private static func prepare(

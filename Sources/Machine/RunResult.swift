@@ -53,6 +53,33 @@ public struct LeafReport: Equatable, Sendable {
     static let readingLimit = 256
 }
 
+/// Where KVM's binary statistics of a VM and its vCPUs come from.
+struct KernelStatistics: Sendable {
+    final class Source: Sendable {
+        let statistics: BinaryStats
+
+        init(_ statistics: consuming BinaryStats) {
+            self.statistics = statistics
+        }
+    }
+
+    private let sources: [Source]
+
+    init(_ sources: [Source]) {
+        self.sources = sources
+    }
+
+    /// What they count now; nothing where one cannot be read.
+    func read() -> KernelCounters {
+        var counters = KernelCounters()
+        for source in sources {
+            guard let values = try? source.statistics.read() else { return KernelCounters() }
+            counters.add(values)
+        }
+        return counters
+    }
+}
+
 /// KVM's binary statistics by name, summed over VM and vCPUs (kvm/api.rst 4.133).
 public struct KernelCounters: Equatable, Sendable {
     /// Value by the kernel's own counter name. Histograms are left out.

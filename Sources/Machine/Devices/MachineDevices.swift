@@ -64,13 +64,15 @@ struct MachineDevices {
     let input: ConsoleInput?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
-    init(bareMetal output: SerialOutput) {
+    init(bareMetal output: SerialOutput, bench: BenchHost?) {
         loop = nil
         input = nil
-        platform = Platform(ports: [
-            (UART16550.ports, UART16550(output: output)),
-            (ExitPort.port...ExitPort.port, ExitPort()),
-        ])
+        platform = Platform(
+            ports: [
+                (UART16550.ports, UART16550(output: output)),
+                (ExitPort.port...ExitPort.port, ExitPort()),
+            ] + (bench.map { [(BenchPorts.range, BenchPorts($0))] } ?? []),
+            slots: bench.map { [BenchRegisters($0)] } ?? [], window: BenchLayout.device)
     }
 
     /// What Linux drives.
