@@ -84,8 +84,8 @@ struct Block {
         guard apic.mode != 0, Processor.feature(24), !apic.isX2 || Processor.feature(21) else {
             return mark(BenchLayout.markRefused)
         }
-        let own = guest_interrupt_0()!
-        let others = guest_interrupt_1()!
+        let own: UnsafeMutablePointer<guest_interrupt> = guest_interrupt_0()
+        let others: UnsafeMutablePointer<guest_interrupt> = guest_interrupt_1()
         switch operation {
         case .haltTimer:
             collect { _ in
@@ -126,7 +126,7 @@ struct Block {
             }
             guest_interrupts_off()
         case .haltIPI:
-            let box = guest_mailbox(0)!
+            let box: UnsafeMutablePointer<guest_mailbox> = guest_mailbox(0)
             awaitOther()
             collect { index in
                 let before = Self.count(own)
@@ -177,7 +177,7 @@ struct Block {
             index &+= 1
         }
         // Its way back to the ready port lies before the end mark: the host waits for it there.
-        if request.usesOther != 0 { guest_store(&guest_mailbox(1)!.pointee.command, Other.leave) }
+        if request.usesOther != 0 { guest_store(&guest_mailbox(1).pointee.command, Other.leave) }
         mark(BenchLayout.markEnd)
     }
 
@@ -192,7 +192,7 @@ struct Block {
 
     /// Waits until vCPU 1 does its part.
     private func awaitOther() {
-        let box = guest_mailbox(1)!
+        let box: UnsafeMutablePointer<guest_mailbox> = guest_mailbox(1)
         while guest_load(&box.pointee.state) != Other.ready { guest_pause() }
     }
 

@@ -14,9 +14,9 @@ struct Other {
     }
 
     func run() {
-        let own = guest_mailbox(1)!
+        let own: UnsafeMutablePointer<guest_mailbox> = guest_mailbox(1)
         guest_store(&own.pointee.command, 0)
-        guest_store(&guest_mailbox(0)!.pointee.command, 0)
+        guest_store(&guest_mailbox(0).pointee.command, 0)
         guest_store(&own.pointee.state, Self.ready)
         if BenchOperation(rawValue: request.operation) == .haltIPI {
             wake(own)
@@ -30,7 +30,7 @@ struct Other {
 
     /// Sends vCPU 0 an interrupt each time it is about to halt, long enough after.
     private func wake(_ own: UnsafeMutablePointer<guest_mailbox>) {
-        let box = guest_mailbox(0)!
+        let box: UnsafeMutablePointer<guest_mailbox> = guest_mailbox(0)
         var served: UInt32 = 0
         while guest_load(&own.pointee.command) != Self.leave {
             let asked = guest_load(&box.pointee.command)
