@@ -32,22 +32,56 @@ struct BenchCommand: ParsableCommand {
     @Flag(help: "Name the kinds and end.")
     var list = false
 
+    @Flag(help: "Print one JSON object (schema vmtally.bench/1) instead of the table.")
+    var json = false
+
+    @Option(help: ArgumentHelp("Also write the JSON to this file.", valueName: "file"))
+    var output: String?
+
+    @Option(help: ArgumentHelp("Also write a page for a browser to this file.", valueName: "file"))
+    var html: String?
+
+    @Option(help: ArgumentHelp("Compare with an earlier run's JSON.", valueName: "file"))
+    var baseline: String?
+
+    @Option(
+        name: .customLong("from"), help: ArgumentHelp("Report this run's JSON; measure nothing.", valueName: "file"))
+    var source: String?
+
     func validate() throws {
         guard seconds > 0, seconds < 1e6 else { throw ValidationError("--seconds takes a number above 0.") }
+        guard only == nil || source == nil else {
+            throw ValidationError("--from reports a whole run: leave out --only.")
+        }
         guard (1...64).contains(cpus) else { throw ValidationError("--cpus takes 1 to 64.") }
         _ = try kinds
     }
 
     func run() throws {
         if list {
-            var table = TextTable(header: ["name"])
-            for kind in try kinds { table.add([kind.name]) }
             let width = try kinds.map(\.name.count).max() ?? 0
             for kind in try kinds {
                 print(kind.name + String(repeating: " ", count: width + 2 - kind.name.count) + kind.summary)
             }
             return
         }
+        let earlier = try baseline.map(Self.read)
+        // A run may be long: better now than after it.
+        let outputFile = try Self.open(output)
+        let page = try Self.open(html)
+        let document = try source.map(Self.read) ?? measure()
+        let comparison = earlier.map { BenchComparison(document, to: $0) }
+        try outputFile?.replaceContents(with: document.json() + "\n")
+        try page?.replaceContents(with: BenchPage(document, comparison: comparison).html())
+        if json {
+            print(try document.json())
+        } else {
+            print(BenchTable(document, comparison: comparison).lines().joined(separator: "\n"))
+        }
+        guard document.exact else { throw Failure("counts differ from the exits that the guest made: see the table") }
+    }
+
+    private func measure() throws -> BenchDocument {
         var options = BenchOptions()
         options.kinds = try kinds
         options.seconds = seconds
@@ -58,10 +92,20 @@ struct BenchCommand: ParsableCommand {
         let progress = ProgressLine()
         let result = try bench.run { progress.show($0) }
         progress.clear()
-        let host = HostIdentity(tscKHz: result.tscKHz)
-        print("host: \(host.cpu), Linux \(host.kernel), \(host.backend)")
-        print(BenchTable(result).lines().joined(separator: "\n"))
-        guard result.isExact else { throw ExitCode(1) }
+        return BenchDocument(result, host: HostIdentity(tscKHz: result.tscKHz), version: VMTally.version)
+    }
+
+    private static func read(_ path: String) throws -> BenchDocument {
+        do {
+            let file = try FileImage(path: path)
+            return try BenchDocument(json: Array(file.bytes))
+        } catch {
+            throw Failure("\(path): \(error)")
+        }
+    }
+
+    private static func open(_ path: String?) throws -> OutputFile? {
+        if let path { try OutputFile(path: path) } else { nil }
     }
 
     private var kinds: [BenchKind] {

@@ -107,7 +107,7 @@ enum BenchLayout {
     static let sampleLimit: UInt32 = 0x1_0000
     /// Fresh pages to touch: 4 KiB each.
     static let smallPages: UInt64 = 0x80_0000
-    static let smallPageCount: UInt32 = 2048
+    static let smallPageCount: UInt32 = 512
     /// And 2 MiB each.
     static let largePages: UInt64 = 0x200_0000
     static let largePageCount: UInt32 = 32

@@ -196,16 +196,15 @@ public final class Bench {
         request.second = kind.second
         request.marksInMemory = kind.marksInMemory ? 1 : 0
         request.usesOther = kind.usesOther ? 1 : 0
+        let touched = request.iterations + warmUp
         if kind.fresh == .devicePages {
-            request.first = nextDevicePages(UInt64(iterations + warmUp))
+            request.first = nextDevicePages(UInt64(touched))
         }
         do throws(BenchHost.Stop) {
             let block = try machine.run(request, milliseconds: milliseconds) { memory in
                 switch kind.fresh {
-                case .smallPages:
-                    memory.forget(BenchLayout.smallPages, count: Int(BenchLayout.smallPageCount) << 12, huge: false)
-                case .largePages:
-                    memory.forget(BenchLayout.largePages, count: Int(BenchLayout.largePageCount) << 21, huge: true)
+                case .smallPages: memory.forget(BenchLayout.smallPages, count: Int(touched) << 12, huge: false)
+                case .largePages: memory.forget(BenchLayout.largePages, count: Int(touched) << 21, huge: true)
                 case .devicePages, nil: break
                 }
             }

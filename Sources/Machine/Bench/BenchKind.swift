@@ -13,6 +13,8 @@ public struct BenchKind: Sendable {
     /// One line for people.
     public let summary: String
     let environment: BenchEnvironment
+    /// The VM that it is measured in; those of the same name share one.
+    public var vm: String { environment.name }
     let operation: BenchOperation
     let first: Argument
     let second: UInt64

@@ -72,10 +72,17 @@ public struct BenchMeasurement: Sendable {
     public let userspaceCycles: UInt64
     /// The kernel's time of one iteration, from VM exit to VM entry, where the kernel counts it.
     public let kernelCycles: UInt64?
-    /// VM exits of one iteration by KVM's own count; nil before Linux 5.14.
-    public let exitsPerIteration: Double?
-    /// Samples by the buckets of ``CycleHistogram``: lower and upper bound, number.
-    public let distribution: [(lower: UInt64, upper: UInt64, count: Int)]
+    /// VM exits of all iterations by KVM's own count, other vCPUs' and interrupts' among them; nil before Linux 5.14.
+    public let exits: UInt64?
+    /// How many samples lie where: what is not above the 99.5th percentile in steps of one width, the rest by the
+    /// buckets of ``CycleHistogram``.
+    public let distribution: [Bin]
+
+    public struct Bin: Equatable, Sendable {
+        public let lower: UInt64
+        public let upper: UInt64
+        public let count: Int
+    }
 
     public var isExact: Bool { userspace.allSatisfy(\.isExact) && (hardware?.isExact ?? true) }
 
@@ -128,16 +135,6 @@ struct BenchRecord {
         let upper = sorted.percentile(0.75)
         let fence = UInt64(upper - lower) * 3
         let outliers = sorted.count { UInt64($0) > UInt64(upper) + fence || UInt64($0) + fence < UInt64(lower) }
-        var buckets: [Int: Int] = [:]
-        for sample in sorted {
-            buckets[CycleHistogram.bucket(of: net(sample)), default: 0] += 1
-        }
-        let distribution = buckets.sorted { $0.key < $1.key }.map {
-            (
-                lower: CycleHistogram.lowerBound(of: $0.key), upper: CycleHistogram.upperBound(of: $0.key),
-                count: $0.value
-            )
-        }
         return BenchMeasurement(
             samples: sorted.count, iterations: iterations, blocks: blocks, minimum: net(sorted[0]),
             maximum: net(sorted[sorted.count - 1]),
@@ -149,7 +146,26 @@ struct BenchRecord {
                 sum + (tally[UInt32(bitPattern: expected.key)]?.percentile(0.5) ?? 0) * expected.value
             },
             kernelCycles: kernelCycles.isEmpty ? nil : kernelCycles.sorted().percentile(0.5),
-            exitsPerIteration: exits.map { Double($0) / Double(max(1, iterations)) }, distribution: distribution)
+            exits: exits, distribution: Self.distribution(sorted.map(net)))
+    }
+
+    /// - Parameter samples: sorted, at least one.
+    private static func distribution(_ samples: [UInt64]) -> [BenchMeasurement.Bin] {
+        let first = samples[0]
+        let step = (samples.percentile(0.995) - first) / 60 + 1
+        var bins: [BenchMeasurement.Bin] = []
+        for sample in samples {
+            let index = (sample - first) / step
+            let bucket = CycleHistogram.bucket(of: sample)
+            let start = first + index * step
+            let (lower, upper) =
+                index <= 60
+                ? (start, start + step - 1)
+                : (max(CycleHistogram.lowerBound(of: bucket), first + 61 * step), CycleHistogram.upperBound(of: bucket))
+            let count = bins.last?.lower == lower ? bins.removeLast().count : 0
+            bins.append(BenchMeasurement.Bin(lower: lower, upper: upper, count: count + 1))
+        }
+        return bins
     }
 
     /// A pair of order statistics of the blocks' medians that the true median lies between with 95 % certainty; with
