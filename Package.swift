@@ -44,7 +44,7 @@ let package = Package(
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "CTestSupport"]),
         .testTarget(name: "LabTests"),
-        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"], exclude: ["Scripts"]),
+        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"], exclude: ["Scripts", "totals"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
         .testTarget(name: "ReportsTests", dependencies: ["Reports", "KVM", "ExitStats"]),
     ],
