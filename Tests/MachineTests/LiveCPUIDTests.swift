@@ -161,7 +161,7 @@ struct LiveCPUIDTests {
             [0xBB] + little(UInt32(TinyGuest.dataAddress)) + [0x48, 0x8B, 0x04, 0x24] + Assembly.storeRAX
             + [0x0F, 0x21, 0xF0, 0x48, 0x89, 0x43, 0x08] + Assembly.sendAndHalt(16)
         let guest = TinyGuest(main + handler, sites: [before.count], handlers: [1: main.count])
-        let site = TinyGuest.codeAddress + UInt64(TinyGuest.prologue.count + before.count)
+        let site = TinyGuest.origin + UInt64(before.count)
         for mode in [LiveCPUIDMode.off, .sites] {
             let outcome = try guest.run { $0.liveCPUID = mode }
             #expect(outcome.result.leaf.answered.sites == (mode == .sites ? 1 : 0))
@@ -173,6 +173,43 @@ struct LiveCPUIDTests {
             #expect(rip == site + 2, "\(mode): \(rip - site) bytes behind the CPUID")
             #expect(dr6 & 0x400F == 0x4000, "\(mode): DR6 \(dr6)")
         }
+    }
+
+    /// Code that only the user knows of: by address and by name.
+    @Test(
+        .enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"), arguments: ["address", "name"])
+    func codeThatTheUserNamesIsLive(way: String) throws {
+        var guest = Self.reader(3, scope: 0, between: 10)
+        guest.sites = []
+        let start = TinyGuest.origin + 5
+        let site: [CPUIDSite]
+        if way == "address" {
+            site = [CPUIDSite(name: "reader", address: start)]
+        } else {
+            let map = Array("\(String(start, radix: 16)) t reader\n\(String(start + 64, radix: 16)) t next\n".utf8)
+            site = CPUIDSite.named("reader", in: try map.withUnsafeBytes { try SymbolTable($0) })
+        }
+        let outcome = try guest.run {
+            $0.liveCPUID = .sites
+            $0.cpuidSites = site
+        }
+        #expect(outcome.plan.name == "sites")
+        #expect(outcome.result.leaf.unfound.isEmpty)
+        // The first of the three.
+        #expect(Self.readings(outcome.serial).map(\.eax) == [1, 0, 0])
+        #expect(outcome.count(KVM_EXIT_DEBUG) == 1)
+    }
+
+    @Test(.enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"))
+    func codeWithoutCPUIDIsTold() throws {
+        let outcome = try TinyGuest(Assembly.halt).run {
+            $0.liveCPUID = .sites
+            $0.cpuidSites = [
+                CPUIDSite(name: "nothing", address: TinyGuest.origin), CPUIDSite(name: "nowhere", address: .max - 1),
+            ]
+        }
+        #expect(outcome.result.end == .halted)
+        #expect(outcome.result.leaf.unfound == ["nothing", "nowhere"])
     }
 
     @Test(.enabled(if: !Host.breakpoints.faulting, "CPUID in ring 3 faults here"))
