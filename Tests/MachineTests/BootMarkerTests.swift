@@ -90,7 +90,6 @@ struct BootMarkerTests {
     }
 }
 
-
 private final class Counter: Sendable {
     private let count = Atomic<UInt64>(0)
 
