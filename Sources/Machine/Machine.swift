@@ -10,6 +10,8 @@ public struct MachineConfiguration: Sendable {
     /// Guest RAM, MiB.
     public var memoryMiB = 16
     public var liveCPUID = LiveCPUIDMode.auto
+    /// Code whose CPUID is to be answered live, beside the sites that the guest's image lists.
+    public var cpuidSites: [CPUIDSite] = []
     /// Local APICs, I/O APIC and PIC in the kernel. HLT then waits there for an interrupt and ends nothing.
     public var irqchip = false
     /// MSRs whose accesses go to userspace, beside those of CPUID faulting. Nothing answers them: #GP.
@@ -23,6 +25,8 @@ public struct MachineConfiguration: Sendable {
     public var endingSignals: [Int32] = []
     /// When the guest's boot is over.
     public var bootMarker = BootMarkerConfiguration()
+    /// Tally exits by the guest's RIP as well.
+    public var talliesByRIP = false
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
@@ -73,9 +77,13 @@ public final class Machine {
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
+        if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
+            throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
+        }
         host = HostAnswers(system, supported: table)
-        plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, host: host) {
-            () throws(MachineError) in
+        plan = try LiveCPUIDPlan(
+            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
+        ) { () throws(MachineError) in
             if let support { support } else { try BreakpointSupport.probe(system) }
         }
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
@@ -97,7 +105,7 @@ public final class Machine {
         let parts = Parts(
             leaves: plan.kernelAnswers ? .asListed : host.kernelCounts ? .none : .snapshot,
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip)
+            irqchip: configuration.irqchip, talliesByRIP: configuration.talliesByRIP)
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for _ in 0..<cpus {
@@ -148,11 +156,13 @@ public final class Machine {
         let boot: LoadedGuest
         let table: CPUIDTable
         let irqchip: Bool
+        let talliesByRIP: Bool
     }
 
     private static func makeVCPU(
         _ index: Int, of vm: borrowing VirtualMachine, _ parts: Parts, _ tallies: [Tally]
     ) throws(MachineError) -> RunningVCPU {
+        let rips = parts.talliesByRIP ? try lifted { () throws(TallyMemoryError) in try RIPTally() } : nil
         do throws(KVMError) {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
@@ -164,6 +174,9 @@ public final class Machine {
                     apicID: UInt32(index), tscKHz: tscKHz, parts.leaves))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
+            if rips != nil {
+                vcpu.copyOut(.general)
+            }
             if parts.irqchip, !parts.boot.waits(index) {
                 try vcpu.setMPState(UInt32(KVM_MP_STATE_RUNNABLE))
             }
@@ -173,7 +186,7 @@ public final class Machine {
                     control: parts.control,
                     rare: RareExits(
                         index: index, memory: parts.memory, interposer: interposer,
-                        tripleFaultResets: parts.boot.tripleFaultResets)))
+                        tripleFaultResets: parts.boot.tripleFaultResets)), rips: rips)
         } catch {
             throw .kvm(error)
         }
@@ -187,7 +200,8 @@ public final class Machine {
         let wall = monotonicNanoseconds() - start
         let kernel = statistics.read().difference(since: before)
         return RunResult(
-            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
+            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
+            anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
             hardware: HardwareExits(kernel, host),
             boot: marker.note.map { note in
                 let kernel = note.kernel.difference(since: before)
@@ -200,7 +214,29 @@ public final class Machine {
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
+                unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
                 readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
+    }
+
+    private func ripSnapshot() -> RIPSnapshot? {
+        guard configuration.talliesByRIP else { return nil }
+        return vcpus.compactMap(\.rips).reduce(into: RIPSnapshot()) { $0.merge($1.snapshot()) }
+    }
+
+    /// Addresses that the processor has been told by Linux: system call entry (MSR_LSTAR) and #GP handler.
+    private func anchors() -> [SymbolTable.Anchor] {
+        var anchors: [SymbolTable.Anchor] = []
+        for vcpu in vcpus {
+            if let address = try? vcpu.loop.vcpu.msrs([0xC000_0082]).first, address != 0 {
+                anchors.append(.init(symbol: "entry_SYSCALL_64", address: address))
+            }
+            if let special = try? vcpu.loop.vcpu.specialRegisters(),
+                let address = LinearMemory(memory: memory, special: special).generalProtectionHandler(vcpu.loop.vcpu)
+            {
+                anchors.append(.init(symbol: "asm_exc_general_protection", address: address))
+            }
+        }
+        return anchors
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {
@@ -249,7 +285,7 @@ public final class Machine {
         _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
         _ plan: LiveCPUIDPlan, pit: Bool
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.usesHandler ? FaultingMSRs.ranges : [])
+        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
             try vm.setIdentityMapAddress(0xFFFB_C000)
@@ -289,17 +325,21 @@ public final class Machine {
 /// While the thread runs, only the thread uses it; the machine reads it after the join.
 private final class RunningVCPU: @unchecked Sendable {
     var loop: VCPULoop
+    let rips: RIPTally?
 
-    init(_ loop: consuming VCPULoop) {
+    init(_ loop: consuming VCPULoop, rips: RIPTally?) {
         self.loop = loop
+        self.rips = rips
     }
 
     func run(counting: Bool) {
         loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
-        if counting {
-            loop.run()
-        } else {
+        if !counting {
             loop.runUncounted()
+        } else if let rips {
+            loop.run(rips.writer)
+        } else {
+            loop.run()
         }
         loop.control.leave(vcpu: loop.index)
     }

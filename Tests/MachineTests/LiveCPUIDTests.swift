@@ -147,6 +147,43 @@ struct LiveCPUIDTests {
         #expect(try machine.run().end == .halted)
     }
 
+    /// Code that only the user knows of: by address and by name.
+    @Test(
+        .enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"), arguments: ["address", "name"])
+    func codeThatTheUserNamesIsLive(way: String) throws {
+        var guest = Self.reader(3, scope: 0, between: 10)
+        guest.sites = []
+        let start = TinyGuest.origin + 5
+        let site: [CPUIDSite]
+        if way == "address" {
+            site = [CPUIDSite(name: "reader", address: start)]
+        } else {
+            let map = Array("\(String(start, radix: 16)) t reader\n\(String(start + 64, radix: 16)) t next\n".utf8)
+            site = CPUIDSite.named("reader", in: try map.withUnsafeBytes { try SymbolTable($0) })
+        }
+        let outcome = try guest.run {
+            $0.liveCPUID = .sites
+            $0.cpuidSites = site
+        }
+        #expect(outcome.plan.name == "sites")
+        #expect(outcome.result.leaf.unfound.isEmpty)
+        // The first of the three.
+        #expect(Self.readings(outcome.serial).map(\.eax) == [1, 0, 0])
+        #expect(outcome.count(KVM_EXIT_DEBUG) == 1)
+    }
+
+    @Test(.enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"))
+    func codeWithoutCPUIDIsTold() throws {
+        let outcome = try TinyGuest(Assembly.halt).run {
+            $0.liveCPUID = .sites
+            $0.cpuidSites = [
+                CPUIDSite(name: "nothing", address: TinyGuest.origin), CPUIDSite(name: "nowhere", address: .max - 1),
+            ]
+        }
+        #expect(outcome.result.end == .halted)
+        #expect(outcome.result.leaf.unfound == ["nothing", "nowhere"])
+    }
+
     @Test(.enabled(if: !Host.breakpoints.faulting, "CPUID in ring 3 faults here"))
     func missingModeIsRefusedWithTheReason() throws {
         #expect {

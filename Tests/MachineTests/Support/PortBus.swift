@@ -67,7 +67,7 @@ final class PortBus {
 extension Platform {
     /// What the exit loop and RareExits do with KVM_EXIT_IO, but for the end of a run.
     func handlePort(_ page: UnsafeMutablePointer<kvm_run>) {
-        if !portAccess(page) {
+        if !portAccess(page), !uartAccess(page) {
             _ = claimedPortAccess(page)
         }
     }
