@@ -19,6 +19,8 @@ public struct DeviceConfiguration: Sendable {
         case serial
         /// A virtio console, and no UART.
         case virtio
+        /// Neither.
+        case none
     }
 
     /// What the ACPI tables announce.
@@ -84,13 +86,14 @@ struct MachineDevices {
     let ioAPIC: IOAPIC?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
-    init(bareMetal output: SerialOutput) {
+    init(bareMetal output: SerialOutput, marker: BootMarker) {
         loop = nil
         input = nil
         ioAPIC = nil
         platform = Platform(ports: [
             (UART16550.ports, UART16550(output: output)),
             (ExitPort.port...ExitPort.port, ExitPort()),
+            (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
         ])
     }
 
@@ -99,7 +102,7 @@ struct MachineDevices {
     /// - Parameter splitPins: pins of the I/O APIC, if it is ours to give.
     init(
         pc configuration: DeviceConfiguration, cpus: Int, splitPins: Int?, output: SerialOutput, memory: GuestMemory,
-        vm: SharedVM, control: RunControl
+        vm: SharedVM, control: RunControl, marker: BootMarker
     ) throws(MachineError) {
         guard configuration.virtio.count == configuration.virtioCount else {
             throw .configuration("\(configuration.virtioCount) virtio devices, \(configuration.virtio.count) at most")
@@ -112,6 +115,7 @@ struct MachineDevices {
         }
         var ports: [(ClosedRange<UInt16>, any Device)] = [
             (ExitPort.port...ExitPort.port, ExitPort()),
+            (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
             (KeyboardController.ports, KeyboardController()),
             (RealTimeClock.ports, RealTimeClock(memory: memory.size)),
             (SystemControlPort.ports, SystemControlPort()),
@@ -138,6 +142,7 @@ struct MachineDevices {
             backends.append(device)
             room = { device.receiveRoom }
             console = device
+        case .none: break
         }
         for disk in configuration.disks {
             backends.append(try VirtioBlock(path: disk.path, isReadOnly: disk.isReadOnly))

@@ -46,7 +46,8 @@ enum FabricatedExit {
         let shared = Shared(
             VCPULoop(
                 vcpu: vcpu, index: 0, tally: tally.writer,
-                platform: MachineDevices(bareMetal: SerialOutput(.none)).platform, control: control,
+                platform: MachineDevices(bareMetal: SerialOutput(.none), marker: BootMarker()).platform,
+                control: control,
                 rare: RareExits(index: 0, memory: memory, ioAPIC: nil, interposer: interposer, tripleFaultResets: false)
             ))
         let refused = Mutex<Int32>(0)
