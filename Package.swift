@@ -47,6 +47,7 @@ let package = Package(
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "CTestSupport"]),
+        .testTarget(name: "FuzzTests", dependencies: ["Machine", "CTestSupport"], exclude: ["Corpus"]),
         .testTarget(name: "LabTests"),
         .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"], exclude: ["Scripts", "totals"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
