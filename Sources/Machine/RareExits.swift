@@ -7,6 +7,7 @@ import KVM
 struct RareExits: ~Copyable {
     let index: Int
     let memory: GuestMemory
+    let ioAPIC: IOAPIC?
     var interposer: CPUIDInterposer
     /// KVM_EXIT_SHUTDOWN is the guest's way to reset.
     let tripleFaultResets: Bool
@@ -67,12 +68,15 @@ struct RareExits: ~Copyable {
                 let accepted = try rare.interposer.writeMSR(msr.index, msr.data, vcpu)
                 vmtally_answer_msr(page, msr.data, accepted ? 0 : 1)
             }
-        case KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN:
+        case KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR:
             return true
         case KVM_EXIT_HLT:
             // No device of ours interrupts: whatever IF says, nothing wakes this vCPU.
             control.halted()
             return false
+        case KVM_EXIT_IOAPIC_EOI:
+            ioAPIC?.endOfInterrupt(vector: page.pointee.eoi.vector)
+            return true
         case KVM_EXIT_SHUTDOWN where tripleFaultResets:
             control.finish(.reset)
             return false
