@@ -64,7 +64,7 @@ struct MachineDevices {
     let input: ConsoleInput?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
-    init(bareMetal output: SerialOutput, bench: BenchHost?) {
+    init(bareMetal output: SerialOutput, bench: BenchHost? = nil) {
         loop = nil
         input = nil
         platform = Platform(
