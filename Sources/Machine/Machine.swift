@@ -27,6 +27,8 @@ public struct MachineConfiguration: Sendable {
     public var bootMarker = BootMarkerConfiguration()
     /// Tally exits by the guest's RIP as well.
     public var talliesByRIP = false
+    /// What the guest of `vmtally bench` finds.
+    var bench: BenchHost?
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
@@ -98,8 +100,10 @@ public final class Machine {
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
                 fixedHardware: configuration.devices.acpi == .full))
+        // The bench's guest programs the PIT and the TSC deadline timer.
+        let isPC = guest.isPC || configuration.bench != nil && configuration.irqchip != .none
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: guest.isPC)
+        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC)
         plan = try LiveCPUIDPlan(
             configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
         ) { () throws(MachineError) in
@@ -117,8 +121,8 @@ public final class Machine {
                 pc: configuration.devices, cpus: cpus, splitPins: splitPins, isTest: guest.isTest, output: output,
                 memory: memory, vm: vm,
                 control: control, marker: marker)
-            : MachineDevices(bareMetal: output, marker: marker)
-        if guest.isPC {
+            : MachineDevices(bareMetal: output, marker: marker, bench: configuration.bench)
+        if isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
         let parts = Parts(
@@ -214,6 +218,8 @@ public final class Machine {
 
     /// Runs the guest to its end.
     public func run() throws(MachineError) -> RunResult {
+        configuration.bench?.attach(
+            vm, memory, tallies, host, ring: vcpus.first?.loop.vcpu.coalescedRing, statistics: statistics)
         let before = statistics.read()
         let start = monotonicNanoseconds()
         let end = try runThreads()
@@ -257,6 +263,11 @@ public final class Machine {
             }
         }
         return anchors
+    }
+
+    /// Ends the run from another thread, as its timeout would.
+    func stop() {
+        control.finish(.timeout)
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {

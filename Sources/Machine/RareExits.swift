@@ -68,7 +68,7 @@ struct RareExits: ~Copyable {
                 let accepted = try rare.interposer.writeMSR(msr.index, msr.data, vcpu)
                 vmtally_answer_msr(page, msr.data, accepted ? 0 : 1)
             }
-        case KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN:
+        case KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR:
             return true
         case KVM_EXIT_HLT:
             // No device of ours interrupts: whatever IF says, nothing wakes this vCPU.

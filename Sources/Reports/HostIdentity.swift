@@ -1,7 +1,7 @@
 import Glibc
 
 /// The host that figures were taken on.
-public struct HostIdentity: Encodable, Equatable, Sendable {
+public struct HostIdentity: Codable, Equatable, Sendable {
     /// CPU model name.
     public let cpu: String
     /// The KVM vendor module: `kvm_intel`, `kvm_amd`, `kvm_pvm`; `unknown` when it shows none.

@@ -29,7 +29,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
     var append: String?
 
-    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0) or virtio (console=hvc0).")
+    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none.")
     var console = DeviceConfiguration.Console.serial
 
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
@@ -198,7 +198,8 @@ struct RunCommand: ParsableCommand {
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
-        let append = append ?? "quiet console=\(console == .serial ? "ttyS0" : "hvc0") panic=-1"
+        let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][console.rawValue] ?? ""
+        let append = append ?? "quiet\(device) panic=-1"
         guard let initrd else {
             return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
         }

@@ -172,6 +172,12 @@ void vmtally_name_thread(const char *name);
 /* Gives the calling thread a descriptor table of its own, a copy (unshare(2), CLONE_FILES). Returns 0 or -errno. */
 int vmtally_unshare_descriptors(void);
 
+/* Keeps the calling thread on one CPU. Returns 0 or -errno. */
+int vmtally_pin_thread(int cpu);
+
+/* The CPUs that the calling thread may use, ascending, at most `room` of them; returns how many, or -errno. */
+int vmtally_allowed_cpus(int *cpus, int room);
+
 /* The registers that KVM exchanges through the run page (KVM_CAP_SYNC_REGS). */
 VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
 {

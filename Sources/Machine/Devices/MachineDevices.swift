@@ -86,15 +86,17 @@ struct MachineDevices {
     let ioAPIC: IOAPIC?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
-    init(bareMetal output: SerialOutput, marker: BootMarker) {
+    init(bareMetal output: SerialOutput, marker: BootMarker, bench: BenchHost? = nil) {
         loop = nil
         input = nil
         ioAPIC = nil
-        platform = Platform(ports: [
-            (UART16550.ports, UART16550(output: output)),
-            (ExitPort.port...ExitPort.port, ExitPort()),
-            (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
-        ])
+        platform = Platform(
+            ports: [
+                (UART16550.ports, UART16550(output: output)),
+                (ExitPort.port...ExitPort.port, ExitPort()),
+                (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
+            ] + (bench.map { [(BenchPorts.range, BenchPorts($0))] } ?? []),
+            slots: bench.map { [BenchRegisters($0)] } ?? [], window: BenchLayout.device)
     }
 
     /// What Linux drives.
