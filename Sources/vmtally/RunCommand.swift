@@ -67,7 +67,7 @@ struct RunCommand: ParsableCommand {
     var irqchip = InterruptControllers.none
 
     @Option(
-        help: "ACPI tables: reduced, or full: with PM registers, PM timer, PIC, PIT and clock. (default: Multiboot full)")
+        help: "ACPI tables: reduced, or full: PM registers, PM timer, PIC, PIT, clock. (default: full for Multiboot)")
     var acpi: DeviceConfiguration.ACPI?
 
     @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
