@@ -69,7 +69,7 @@ struct LabBootTests {
             let reason = match.2 == "0" ? Int(match.1) ?? -1 : 10
             traced[reason, default: 0] += Int(match.3) ?? 0
         }
-        let ours = Dictionary(run.exits.by_reason.map { ($0.code, $0.count) }, uniquingKeysWith: +)
+        let ours = Dictionary(run.exits.byReason.map { ($0.code, $0.count) }, uniquingKeysWith: +)
         #expect(ours == traced)
         #expect(run.exits.total.count == traced.values.reduce(0, +))
         // And what the binary statistics say.
@@ -80,7 +80,8 @@ struct LabBootTests {
     }
 
     private static func line(_ word: String, _ output: String) -> String? {
-        output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }.map { String($0.dropFirst(word.count + 1)) }
+        output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }
+            .map { String($0.dropFirst(word.count + 1)) }
     }
 
     private struct Run: Decodable {
@@ -92,7 +93,12 @@ struct LabBootTests {
         }
         struct Exits: Decodable {
             let total: Total
-            let by_reason: [Reason]
+            let byReason: [Reason]
+
+            enum CodingKeys: String, CodingKey {
+                case total
+                case byReason = "by_reason"
+            }
         }
 
         let status: Status

@@ -24,7 +24,7 @@ boot serial-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4
 boot virtio-1 vmlinuz "console=hvc0 quiet -- $say" --console virtio
 boot virtio-split vmlinuz "console=hvc0 quiet -- $say" --console virtio --irqchip split
 boot split-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --irqchip split
-boot full vmlinuz "console=ttyS0 quiet clocksource=acpi_pm nolapic_timer -- $say; $clock" --acpi full
+boot full vmlinuz "console=ttyS0 quiet clocksource=acpi_pm lapic=notscdeadline nolapic_timer -- $say; $clock" --acpi full
 boot pvh vmlinux "console=ttyS0 quiet -- $say; dmesg | grep -i pvh"
 boot vmlinux vmlinux-64 "console=ttyS0 quiet -- $say"
 for way in acpi kbd triple pci; do
