@@ -29,7 +29,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
     var append: String?
 
-    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0) or virtio (console=hvc0).")
+    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none.")
     var console = DeviceConfiguration.Console.serial
 
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
@@ -63,8 +63,11 @@ struct RunCommand: ParsableCommand {
             """)
     var cpuidSite: [CPUIDSiteOption] = []
 
-    @Flag(help: "Interrupt controllers in the kernel.")
-    var irqchip = false
+    @Option(help: "Interrupt controllers: none, kernel, or split: I/O APIC here, no PIC, no PIT. (Linux: kernel)")
+    var irqchip = InterruptControllers.none
+
+    @Option(help: "ACPI tables: reduced, or full: with PM registers, PM timer, PIC, PIT and clock.")
+    var acpi = DeviceConfiguration.ACPI.reduced
 
     @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
     var byRip: Int?
@@ -135,6 +138,9 @@ struct RunCommand: ParsableCommand {
         if case .failed(let failure) = result.end {
             warn("vmtally: \(failure)")
         }
+        if let loss = machine.output.loss {
+            warn("vmtally: \(loss)")
+        }
         if !quiet {
             if let shortfall = machine.plan.shortfall {
                 warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
@@ -155,6 +161,7 @@ struct RunCommand: ParsableCommand {
 
     private var devices: DeviceConfiguration {
         var devices = DeviceConfiguration()
+        devices.acpi = acpi
         devices.console = console
         devices.disks = disk.map { text in
             text.hasSuffix(",ro")
@@ -192,7 +199,8 @@ struct RunCommand: ParsableCommand {
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
-        let append = append ?? "quiet console=\(console == .serial ? "ttyS0" : "hvc0") panic=-1"
+        let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][console.rawValue] ?? ""
+        let append = append ?? "quiet\(device) panic=-1"
         guard let initrd else {
             return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
         }
@@ -234,6 +242,8 @@ enum OnOff: String, ExpressibleByArgument, CaseIterable {
 }
 
 extension DeviceConfiguration.Console: ExpressibleByArgument {}
+extension DeviceConfiguration.ACPI: ExpressibleByArgument {}
+extension InterruptControllers: ExpressibleByArgument {}
 
 /// `--cpuid-site`.
 struct CPUIDSiteOption: ExpressibleByArgument, Equatable {

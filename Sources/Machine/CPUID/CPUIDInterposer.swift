@@ -172,7 +172,7 @@ struct CPUIDInterposer: ~Copyable {
             let next = registers.rip &+ length
             registers.rip = linear.special.cs.l == 1 ? next : UInt64(UInt32(truncatingIfNeeded: next))
         }
-        try traceIfAsked(vcpu, special: nil)
+        try trapIfStepped(vcpu, linear.special)
     }
 
     /// A #GP, at its handler's first instruction: a CPUID of ring 3, or the guest's own affair.
@@ -189,22 +189,22 @@ struct CPUIDInterposer: ~Copyable {
             answered.faults += try answer(&registers, vcpu)
             frame.unwind(&registers, &special, code: code, stack: stack, past: length)
         }
-        vcpu.changeSpecialRegisters(to: special)
-        try traceIfAsked(vcpu, special: special)
+        vcpu.copies.pointee.sregs = special
+        vcpu.copyIn(.special)
+        try trapIfStepped(vcpu, special)
     }
 
-    /// A guest that steps (RFLAGS.TF) gets its #DB behind the instruction that was answered.
-    private func traceIfAsked(_ vcpu: borrowing VCPU, special: kvm_sregs?) throws(KVMError) {
-        let registers = vcpu.syncRegisters.pointee.regs
-        guard registers.rflags & 0x100 != 0 else { return }
-        // Now: registers that KVM takes over when it runs the vCPU would drop the exception.
+    /// Gives a guest that steps itself the #DB that follows the CPUID just answered (SDM vol. 3B 19.3.1.4).
+    private func trapIfStepped(_ vcpu: borrowing VCPU, _ special: kvm_sregs) throws(KVMError) {
+        let trapFlag: UInt64 = 0x100
+        let registers = vcpu.copies.pointee.regs
+        guard registers.rflags & trapFlag != 0 else { return }
+        // At once: KVM drops a pending exception when it takes over registers.
+        vcpu.takeBack([.general, .special])
+        try vcpu.setSpecialRegisters(special)
         try vcpu.setRegisters(registers)
-        if let special {
-            try vcpu.setSpecialRegisters(special)
-        }
-        vcpu.runPage.pointee.kvm_dirty_regs = 0
-        let singleStep: UInt64 = 0xFFFF_4FF0
-        try vcpu.reinjectDebugException(dr6: singleStep, breakpoints: breakpoints)
+        let step: UInt64 = 0xFFFF_4FF0  // DR6 with BS alone
+        try vcpu.reinjectDebugException(dr6: step, breakpoints: breakpoints)
     }
 
     /// Length of the instruction that raised #GP, if it is a CPUID or stands for one.
@@ -280,12 +280,7 @@ extension VCPU {
     fileprivate func changeRegisters(
         _ change: (inout kvm_regs, borrowing VCPU) throws(KVMError) -> Void
     ) throws(KVMError) {
-        try change(&syncRegisters.pointee.regs, self)
+        try change(&copies.pointee.regs, self)
         copyIn(.general)
-    }
-
-    fileprivate func changeSpecialRegisters(to special: kvm_sregs) {
-        syncRegisters.pointee.sregs = special
-        copyIn(.special)
     }
 }
