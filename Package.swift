@@ -46,7 +46,8 @@ let package = Package(
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
-        .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "CTestSupport"]),
+        .testTarget(
+            name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport"]),
         .testTarget(name: "FuzzTests", dependencies: ["Machine", "CTestSupport"], exclude: ["Corpus"]),
         .testTarget(name: "LabTests"),
         .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"], exclude: ["Scripts", "totals"]),

@@ -118,7 +118,8 @@ public final class Machine {
         devices =
             guest.isPC
             ? try MachineDevices(
-                pc: configuration.devices, cpus: cpus, splitPins: splitPins, output: output, memory: memory, vm: vm,
+                pc: configuration.devices, cpus: cpus, splitPins: splitPins, isTest: guest.isTest, output: output,
+                memory: memory, vm: vm,
                 control: control, marker: marker)
             : MachineDevices(bareMetal: output, marker: marker, bench: configuration.bench)
         if isPC {
@@ -341,6 +342,9 @@ public final class Machine {
                 try vm.splitIRQChip(pins: UInt32(pins))
             } else if configuration.irqchip != .none {
                 try vm.createIRQChip()
+            }
+            if configuration.devices.acpi == .full {
+                try vm.setGSIRouting(GSIRoute.pc)
             }
             if isPC, configuration.irqchip == .kernel {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))

@@ -14,6 +14,8 @@ public struct BenchOptions: Sendable {
     public var seed: UInt64 = 0
     /// Keep each vCPU on a host CPU of its own.
     public var pins = true
+    /// A block that takes longer, and twenty times as long as it should, is stuck: ms.
+    var patience = 5_000
 
     public init() {}
 }
@@ -31,8 +33,6 @@ public final class Bench {
     }
 
     private static let rounds = 24
-    /// A block that takes longer is stuck, ms; so are twenty times as long as it should.
-    private static let patience = 5_000
 
     private let options: BenchOptions
     private let elf: UnsafeRawBufferPointer
@@ -77,6 +77,8 @@ public final class Bench {
             case .success(let plan):
                 plans.append(plan)
                 records[kind.name] = BenchRecord()
+            case .failure(let reason) where kind.name == Self.overhead.name:
+                throw .configuration("the bench's guest does not run on this host: \(reason.text)")
             case .failure(let reason): reasons[kind.name] = reason.text
             }
         }
@@ -133,7 +135,7 @@ public final class Bench {
         var around = Double.infinity
         for iterations in [2, min(30, kind.limit - 2), min(30, kind.limit - 2)] as [UInt32] {
             let start = monotonicNanoseconds()
-            switch try block(kind, iterations: iterations, warmUp: 2, milliseconds: Self.patience) {
+            switch try block(kind, iterations: iterations, warmUp: 2, milliseconds: options.patience) {
             case .failure(let reason): return .failure(reason)
             case .success(let (block, _)):
                 iteration = min(iteration, Double(block.nanoseconds) / 1e9 / Double(iterations + 2))
@@ -148,7 +150,7 @@ public final class Bench {
         return .success(
             Plan(
                 kind: kind, iterations: all - warmUp, warmUp: warmUp, blocks: blocks,
-                milliseconds: max(Self.patience, Int(min(iteration * Double(all) * 20_000, 1e7)))))
+                milliseconds: max(options.patience, Int(min(iteration * Double(all) * 20_000, 1e7)))))
     }
 
     /// Why this host cannot do it, as far as that is known without trying.
@@ -216,7 +218,7 @@ public final class Bench {
                 machines[kind.environment] = nil
                 let end = machine.stop()
                 return .failure(
-                    Reason(text: error == .stuck ? "a block did not end in \(milliseconds / 1000) s" : end))
+                    Reason(text: error == .stuck ? "a block did not end in \(milliseconds) ms" : end))
             }
         }
     }

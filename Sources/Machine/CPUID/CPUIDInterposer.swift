@@ -178,7 +178,7 @@ struct CPUIDInterposer: ~Copyable {
     /// A #GP, at its handler's first instruction: a CPUID of ring 3, or the guest's own affair.
     private mutating func answerFault(_ vcpu: borrowing VCPU, _ linear: LinearMemory) throws(KVMError) {
         guard !faultingMSRs.guestFaulting,
-            let frame = InterruptFrame(at: vcpu.syncRegisters.pointee.regs.rsp, linear, vcpu),
+            let frame = InterruptFrame(at: vcpu.copies.pointee.regs.rsp, linear, vcpu),
             frame.fromUser, frame.errorCode == 0,
             let code = InterruptFrame.segment(frame.cs, linear, vcpu),
             let stack = InterruptFrame.segment(frame.ss, linear, vcpu),
@@ -273,9 +273,6 @@ struct CPUIDInterposer: ~Copyable {
 }
 
 extension VCPU {
-    /// The run page's copy of the registers, current after each exit when `kvm_valid_regs` asks for it (kvm/api.rst 5).
-    fileprivate var syncRegisters: UnsafeMutablePointer<kvm_sync_regs> { vmtally_sync_regs(runPage) }
-
     /// Changes the general registers; KVM takes them over when it runs the vCPU again.
     fileprivate func changeRegisters(
         _ change: (inout kvm_regs, borrowing VCPU) throws(KVMError) -> Void

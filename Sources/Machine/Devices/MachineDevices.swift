@@ -105,7 +105,8 @@ struct MachineDevices {
     ///   - splitPins: pins of the I/O APIC, if it is ours to give.
     ///   - isTest: with ports that raise interrupts.
     init(
-        pc configuration: DeviceConfiguration, cpus: Int, splitPins: Int?, isTest: Bool, output: SerialOutput, memory: GuestMemory,
+        pc configuration: DeviceConfiguration, cpus: Int, splitPins: Int?, isTest: Bool, output: SerialOutput,
+        memory: GuestMemory,
         vm: SharedVM, control: RunControl, marker: BootMarker
     ) throws(MachineError) {
         guard configuration.virtio.count == configuration.virtioCount else {
