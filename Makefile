@@ -7,12 +7,19 @@ SWIFT ?= swift
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build test guest lint bench-loop bench-start bench-check clean always
+.PHONY: demo build test fuzz guest lint bench-loop bench-start bench-check clean always
 
 demo: build
 	build/vmtally demo
 
 build: build/vmtally build/vmtally-probe
+
+# Ten million inputs for each target that a hostile file or guest can reach: Tests/FuzzTests. Optimised, with the checks
+# of raw buffers that debug builds have.
+INPUTS ?= 10000000
+fuzz:
+	VMTALLY_FUZZ=$(INPUTS) $(SWIFT) test -c release --scratch-path .build-fuzz -Xswiftc -enable-testing \
+		-Xswiftc -assert-config -Xswiftc Debug --filter FuzzTests
 
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity
@@ -51,4 +58,4 @@ lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks
 
 clean:
-	rm -rf .build .build-static build
+	rm -rf .build .build-static .build-fuzz build

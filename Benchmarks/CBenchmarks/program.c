@@ -5,13 +5,21 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/kvm.h>
+#include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -105,4 +113,117 @@ int program_run(char *const argv[], int measure_memory, struct program_run *run)
 	run->wall_ns = now() - start;
 	close(ends[0]);
 	return -error;
+}
+
+/* Has the kernel ask whoever holds the descriptor returned, before each KVM_RUN of this process. */
+static int watch_kvm_run(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_ioctl, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, KVM_RUN, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+	return listener < 0 ? -errno : listener;
+}
+
+/* The child's side: `to` and `from` are pipes to the parent. Does not return. */
+static void exec_watched(char *const argv[], int to, int from)
+{
+	int listener = watch_kvm_run();
+	int null = open("/dev/null", O_RDWR);
+
+	/* The parent takes the descriptor over; only then may it close, as it does at exec. */
+	if (write(to, &listener, sizeof(listener)) != sizeof(listener) || read(from, &listener, 1) != 1)
+		_exit(127);
+	dup2(null, STDOUT_FILENO);
+	dup2(null, STDERR_FILENO);
+	uint64_t start = now();
+	if (write(to, &start, sizeof(start)) == sizeof(start))
+		execve(argv[0], argv, environ);
+	_exit(127);
+}
+
+/* Is this the thread's name? */
+static int is_named(pid_t thread, const char *name)
+{
+	char path[64], text[32] = "";
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", thread);
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	if (file < 0)
+		return 0;
+	ssize_t length = read(file, text, sizeof(text) - 1);
+	close(file);
+	return length == (ssize_t)strlen(name) + 1 && !strncmp(text, name, strlen(name));
+}
+
+/* Lets each KVM_RUN go on until one is by the thread; the time of that, or 0 when the program ends without. */
+static uint64_t await_run(int listener, const char *thread)
+{
+	for (;;) {
+		struct seccomp_notif call = { 0 };
+		struct pollfd ready = { .fd = listener, .events = POLLIN };
+
+		if (poll(&ready, 1, 10000) <= 0 || !(ready.revents & POLLIN))
+			return 0;
+		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) < 0)
+			continue;
+		uint64_t time = now();
+		if (is_named((pid_t)call.pid, thread))
+			return time;
+		struct seccomp_notif_resp answer = { .id = call.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE };
+		ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
+	}
+}
+
+long program_first_run_ns(char *const argv[], const char *thread)
+{
+	int up[2], down[2], listener = -1, status;
+	uint64_t start = 0, first = 0;
+
+	if (pipe2(up, O_CLOEXEC) < 0)
+		return -errno;
+	if (pipe2(down, O_CLOEXEC) < 0) {
+		int error = errno;
+		close(up[0]);
+		close(up[1]);
+		return -error;
+	}
+	pid_t pid = fork();
+	if (!pid)
+		exec_watched(argv, up[1], down[0]);
+	int error = pid < 0 ? errno : 0;
+	close(up[1]);
+	close(down[0]);
+	if (!error && (read(up[0], &listener, sizeof(listener)) != sizeof(listener) || listener < 0))
+		error = listener < -1 ? -listener : EIO;
+	if (!error) {
+		int process = (int)syscall(SYS_pidfd_open, pid, 0);
+		listener = (int)syscall(SYS_pidfd_getfd, process, listener, 0);
+		error = listener < 0 ? errno : 0;
+		close(process);
+	}
+	if (!error && (write(down[1], "", 1) != 1 || read(up[0], &start, sizeof(start)) != sizeof(start)))
+		error = EIO;
+	if (!error)
+		first = await_run(listener, thread);
+	if (pid > 0) {
+		kill(pid, SIGKILL);
+		waitpid(pid, &status, 0);
+	}
+	if (listener >= 0)
+		close(listener);
+	close(up[0]);
+	close(down[1]);
+	if (error)
+		return -error;
+	return first ? (long)(first - start) : -ESRCH;
 }

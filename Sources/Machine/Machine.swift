@@ -10,8 +10,10 @@ public struct MachineConfiguration: Sendable {
     /// Guest RAM, MiB.
     public var memoryMiB = 16
     public var liveCPUID = LiveCPUIDMode.auto
-    /// Local APICs, I/O APIC and PIC in the kernel. HLT then waits there for an interrupt and ends nothing.
-    public var irqchip = false
+    /// Code whose CPUID is to be answered live, beside the sites that the guest's image lists.
+    public var cpuidSites: [CPUIDSite] = []
+    /// With chips HLT waits in the kernel for an interrupt and ends nothing. A PC has at least split ones.
+    public var irqchip = InterruptControllers.none
     /// MSRs whose accesses go to userspace, beside those of CPUID faulting. Nothing answers them: #GP.
     public var userspaceMSRs: [ClosedRange<UInt32>] = []
     public var serial = SerialOutput.Target.none
@@ -21,12 +23,26 @@ public struct MachineConfiguration: Sendable {
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
+    /// When the guest's boot is over.
+    public var bootMarker = BootMarkerConfiguration()
+    /// Tally exits by the guest's RIP as well.
+    public var talliesByRIP = false
     /// What the guest of `vmtally bench` finds.
     var bench: BenchHost?
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
     public init() {}
+}
+
+/// Where a machine's interrupt controllers are.
+public enum InterruptControllers: String, CaseIterable, Sendable {
+    /// There are none.
+    case none
+    /// Local APICs, I/O APIC, 8259s and 8254 in the kernel.
+    case kernel
+    /// Local APICs in the kernel, an I/O APIC in the VMM, nothing else.
+    case split
 }
 
 /// A VM with its vCPUs that runs one guest, once.
@@ -47,6 +63,8 @@ public final class Machine {
     private let control: RunControl
     private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
+    private let marker: BootMarker
+    private let statistics: KernelStatistics
 
     /// Creates the VM and loads the guest.
     ///
@@ -55,9 +73,13 @@ public final class Machine {
         _ configuration: MachineConfiguration, _ guest: Guest, support: BreakpointSupport? = nil
     ) throws(MachineError) {
         var configuration = configuration
-        if guest.isPC {
-            configuration.irqchip = true
+        if guest.isPC, configuration.irqchip == .none {
+            configuration.irqchip = .kernel
         }
+        guard configuration.irqchip != .split || configuration.devices.acpi == .reduced else {
+            throw .configuration("--acpi full announces 8259s and an 8254, which --irqchip split leaves out: give one")
+        }
+        let splitPins = configuration.irqchip == .split ? guest.pins(configuration.devices) : nil
         self.configuration = configuration
         let system = try lifted { () throws(KVMError) in try System() }
         let cpus = configuration.cpus
@@ -65,37 +87,48 @@ public final class Machine {
         guard cpus > 0, cpus <= limit else {
             throw .configuration("\(cpus) vCPUs asked for, KVM gives 1 to \(limit): change --cpus")
         }
+        var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
+        if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
+            throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
+        }
+        host = HostAnswers(system, supported: table)
+        let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
+        let trial = asks ? try BreakpointTrial(system, table) : nil
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
         let boot = try LoadedGuest(
             guest, into: memory, cpus: cpus,
             tables: ACPITables(
-                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
-        var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
-        host = HostAnswers(system, supported: table)
-        plan = try LiveCPUIDPlan(configuration.liveCPUID, sites: boot.sites, cpus: cpus, host: host) {
-            () throws(MachineError) in
-            if let support { support } else { try BreakpointSupport.probe(system) }
-        }
+                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
+                fixedHardware: configuration.devices.acpi == .full))
+        // The bench's guest programs the PIT and the TSC deadline timer.
+        let isPC = guest.isPC || configuration.bench != nil && configuration.irqchip != .none
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(
-            vm.machine, configuration, memory, plan,
-            pit: guest.isPC || configuration.bench != nil && configuration.irqchip)
-        output = SerialOutput(configuration.serial)
+        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC)
+        plan = try LiveCPUIDPlan(
+            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
+        ) { () throws(MachineError) in
+            if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
+        }
+        try Self.sendToUserspace(vm.machine, configuration, plan)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
+        let marker = BootMarker(configuration.bootMarker) { control.finish(.marker) }
+        output = SerialOutput(configuration.serial, marker: configuration.bootMarker.text.isEmpty ? nil : marker)
         devices =
             guest.isPC
             ? try MachineDevices(
-                pc: configuration.devices, cpus: cpus, output: output, memory: memory, vm: vm, control: control)
-            : MachineDevices(bareMetal: output, bench: configuration.bench)
-        if guest.isPC || configuration.bench != nil && configuration.irqchip {
+                pc: configuration.devices, cpus: cpus, splitPins: splitPins, isTest: guest.isTest, output: output,
+                memory: memory, vm: vm,
+                control: control, marker: marker)
+            : MachineDevices(bareMetal: output, marker: marker, bench: configuration.bench)
+        if isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
         let parts = Parts(
             leaves: plan.kernelAnswers ? .asListed : host.kernelCounts ? .none : .snapshot,
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip)
+            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP)
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for _ in 0..<cpus {
@@ -109,7 +142,18 @@ public final class Machine {
         }
         self.control = control
         self.vcpus = vcpus
+        self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
+        statistics = KernelStatistics(vm.machine) { visit in
+            for vcpu in vcpus {
+                visit(vcpu.loop.vcpu)
+            }
+        }
+        marker.attach { [tallies, statistics] in
+            BootMarker.Note(
+                nanoseconds: monotonicNanoseconds(), tallies: tallies.map { $0.snapshot() },
+                kernel: statistics.read())
+        }
     }
 
     /// Creates the VM and loads a bare-metal guest.
@@ -135,11 +179,14 @@ public final class Machine {
         let boot: LoadedGuest
         let table: CPUIDTable
         let irqchip: Bool
+        let ioAPIC: IOAPIC?
+        let talliesByRIP: Bool
     }
 
     private static func makeVCPU(
         _ index: Int, of vm: borrowing VirtualMachine, _ parts: Parts, _ tallies: [Tally]
     ) throws(MachineError) -> RunningVCPU {
+        let rips = parts.talliesByRIP ? try lifted { () throws(TallyMemoryError) in try RIPTally() } : nil
         do throws(KVMError) {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
@@ -151,6 +198,9 @@ public final class Machine {
                     apicID: UInt32(index), tscKHz: tscKHz, parts.leaves))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
+            if rips != nil {
+                vcpu.copyOut(.general)
+            }
             if parts.irqchip, !parts.boot.waits(index) {
                 try vcpu.setMPState(UInt32(KVM_MP_STATE_RUNNABLE))
             }
@@ -159,8 +209,8 @@ public final class Machine {
                     vcpu: vcpu, index: index, tally: tallies[index].writer, platform: parts.platform,
                     control: parts.control,
                     rare: RareExits(
-                        index: index, memory: parts.memory, interposer: interposer,
-                        tripleFaultResets: parts.boot.tripleFaultResets)))
+                        index: index, memory: parts.memory, ioAPIC: parts.ioAPIC, interposer: interposer,
+                        tripleFaultResets: parts.boot.tripleFaultResets)), rips: rips)
         } catch {
             throw .kvm(error)
         }
@@ -168,7 +218,6 @@ public final class Machine {
 
     /// Runs the guest to its end.
     public func run() throws(MachineError) -> RunResult {
-        let statistics = statistics()
         configuration.bench?.attach(
             vm, memory, tallies, host, ring: vcpus.first?.loop.vcpu.coalescedRing, statistics: statistics)
         let before = statistics.read()
@@ -177,13 +226,43 @@ public final class Machine {
         let wall = monotonicNanoseconds() - start
         let kernel = statistics.read().difference(since: before)
         return RunResult(
-            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, kernel: kernel,
+            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
+            anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
             hardware: HardwareExits(kernel, host),
+            boot: marker.note.map { note in
+                let kernel = note.kernel.difference(since: before)
+                return BootReading(
+                    nanoseconds: note.nanoseconds - start,
+                    userspace: note.tallies.reduce(into: TallySnapshot()) { $0.merge($1) },
+                    kernel: kernel, hardware: HardwareExits(kernel, host))
+            },
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
+                unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
                 readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
+    }
+
+    private func ripSnapshot() -> RIPSnapshot? {
+        guard configuration.talliesByRIP else { return nil }
+        return vcpus.compactMap(\.rips).reduce(into: RIPSnapshot()) { $0.merge($1.snapshot()) }
+    }
+
+    /// Addresses that the processor has been told by Linux: system call entry (MSR_LSTAR) and #GP handler.
+    private func anchors() -> [SymbolTable.Anchor] {
+        var anchors: [SymbolTable.Anchor] = []
+        for vcpu in vcpus {
+            if let address = try? vcpu.loop.vcpu.msrs([0xC000_0082]).first, address != 0 {
+                anchors.append(.init(symbol: "entry_SYSCALL_64", address: address))
+            }
+            if let special = try? vcpu.loop.vcpu.specialRegisters(),
+                let address = LinearMemory(memory: memory, special: special).generalProtectionHandler(vcpu.loop.vcpu)
+            {
+                anchors.append(.init(symbol: "asm_exc_general_protection", address: address))
+            }
+        }
+        return anchors
     }
 
     /// Ends the run from another thread, as its timeout would.
@@ -233,37 +312,23 @@ public final class Machine {
         return end
     }
 
-    /// Where KVM's counters of the VM and its vCPUs come from.
-    private func statistics() -> KernelStatistics {
-        do throws(KVMError) {
-            var sources = [KernelStatistics.Source(try vm.machine.statistics())]
-            for vcpu in vcpus {
-                sources.append(KernelStatistics.Source(try vcpu.loop.vcpu.statistics()))
-            }
-            return KernelStatistics(sources)
-        } catch {
-            // Before Linux 5.14 there is no KVM_GET_STATS_FD: the run is worth as much without.
-            return KernelStatistics([])
-        }
-    }
-
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
-        _ plan: LiveCPUIDPlan, pit: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, pins: Int?,
+        isPC: Bool
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.usesHandler ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
             try vm.setIdentityMapAddress(0xFFFB_C000)
             try vm.setTSSAddress(0xFFFB_D000)
-            if configuration.irqchip {
+            if let pins {
+                try vm.splitIRQChip(pins: UInt32(pins))
+            } else if configuration.irqchip != .none {
                 try vm.createIRQChip()
             }
-            if plan.host == .userspace {
-                let leaves = TallyLeaf.range
-                try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
+            if configuration.devices.acpi == .full {
+                try vm.setGSIRouting(GSIRoute.pc)
             }
-            if pit {
+            if isPC, configuration.irqchip == .kernel {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))
             }
             try vm.setMemoryRegion(slot: 0, guestAddress: 0, size: memory.lowSize, host: memory.host)
@@ -271,6 +336,21 @@ public final class Machine {
                 try vm.setMemoryRegion(
                     slot: 1, guestAddress: GuestMemory.holeEnd, size: memory.size - memory.lowSize,
                     host: memory.host + Int(memory.lowSize))
+            }
+        } catch {
+            throw .kvm(error)
+        }
+    }
+
+    /// Has KVM pass on what the guest's tally, its CPUID faulting and the user's wishes need.
+    private static func sendToUserspace(
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
+    ) throws(MachineError) {
+        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
+        do throws(KVMError) {
+            if plan.host == .userspace {
+                let leaves = TallyLeaf.range
+                try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
             if !msrs.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
@@ -291,17 +371,21 @@ public final class Machine {
 /// While the thread runs, only the thread uses it; the machine reads it after the join.
 private final class RunningVCPU: @unchecked Sendable {
     var loop: VCPULoop
+    let rips: RIPTally?
 
-    init(_ loop: consuming VCPULoop) {
+    init(_ loop: consuming VCPULoop, rips: RIPTally?) {
         self.loop = loop
+        self.rips = rips
     }
 
     func run(counting: Bool) {
         loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
-        if counting {
-            loop.run()
-        } else {
+        if !counting {
             loop.runUncounted()
+        } else if let rips {
+            loop.run(rips.writer)
+        } else {
+            loop.run()
         }
         loop.control.leave(vcpu: loop.index)
     }

@@ -10,6 +10,8 @@ public enum RunEnd: Equatable, Sendable {
     case powerOff
     /// The guest reset itself, be it by a triple fault where that is its way.
     case reset
+    /// The guest's boot was over, and the run was to end there.
+    case marker
     /// The user asked for it at the guest's console.
     case quit
     /// KVM_EXIT_SYSTEM_EVENT.
@@ -25,7 +27,7 @@ public enum RunEnd: Equatable, Sendable {
     public var exitStatus: Int32 {
         switch self {
         case .exited(let status): Int32(truncatingIfNeeded: status & 0xFF)
-        case .halted, .powerOff, .reset, .quit: 0
+        case .halted, .powerOff, .reset, .marker, .quit: 0
         case .systemEvent(let type): type == UInt32(KVM_SYSTEM_EVENT_CRASH) ? 1 : 0
         case .timeout: 124
         case .interrupted(let signal): 128 + signal
@@ -48,6 +50,7 @@ public enum RunEnd: Equatable, Sendable {
         case .halted: "halted"
         case .powerOff: "power-off"
         case .reset: "reset"
+        case .marker: "marker"
         case .quit: "quit"
         case .systemEvent: "system-event"
         case .timeout: "timeout"

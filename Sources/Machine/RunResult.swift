@@ -8,10 +8,16 @@ public struct RunResult: Sendable {
     public let wallNanoseconds: UInt64
     /// One tally a vCPU.
     public let vcpus: [TallySnapshot]
+    /// Exits of all vCPUs by the guest's RIP; nil unless asked for.
+    public let rips: RIPSnapshot?
+    /// Where the guest's kernel lies, for a ``SymbolTable``; with `rips` only.
+    public let anchors: [SymbolTable.Anchor]
     /// What KVM counted meanwhile.
     public let kernel: KernelCounters
     /// VM exits by reason, where the kernel counts them.
     public let hardware: HardwareExits?
+    /// What had been counted when the guest said that its boot was over; nil if it did not.
+    public let boot: BootReading?
     public let leaf: LeafReport
 
     /// All vCPUs together.
@@ -46,38 +52,13 @@ public struct LeafReport: Equatable, Sendable {
     public let answered: Answered
     /// The last of those answers.
     public let last: CPUIDRegisters?
+    /// Names of ``MachineConfiguration/cpuidSites`` in whose code the first vCPU has seen no CPUID instruction.
+    public let unfound: [String]
     /// The host's tally at each live query of the VM's total: what the guest was told. The first ``readingLimit`` a vCPU.
     public let readings: [TallyPair]
 
     /// Enough for a demonstration; a guest that asks all day costs no memory.
     static let readingLimit = 256
-}
-
-/// Where KVM's binary statistics of a VM and its vCPUs come from.
-struct KernelStatistics: Sendable {
-    final class Source: Sendable {
-        let statistics: BinaryStats
-
-        init(_ statistics: consuming BinaryStats) {
-            self.statistics = statistics
-        }
-    }
-
-    private let sources: [Source]
-
-    init(_ sources: [Source]) {
-        self.sources = sources
-    }
-
-    /// What they count now; nothing where one cannot be read.
-    func read() -> KernelCounters {
-        var counters = KernelCounters()
-        for source in sources {
-            guard let values = try? source.statistics.read() else { return KernelCounters() }
-            counters.add(values)
-        }
-        return counters
-    }
 }
 
 /// KVM's binary statistics by name, summed over VM and vCPUs (kvm/api.rst 4.133).

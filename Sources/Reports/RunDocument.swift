@@ -55,15 +55,45 @@ public struct RunDocument: Encodable, Sendable {
         public let cycles: UInt64
     }
 
+    /// Exits of one reason at one place of the guest.
+    public struct Place: Encodable, Sendable {
+        /// Hexadecimal: many readers of JSON round integers of this size.
+        public let rip: String
+        public let vocabulary: String
+        public let code: UInt32
+        public let name: String
+        public let count: UInt64
+        public let cycles: UInt64
+        /// Absent when the place has no name.
+        public let symbol: String?
+        public let offset: UInt64?
+
+        init(_ row: RIPReport.Row) {
+            rip = row.rip
+            vocabulary = "kvm"
+            code = row.place.code
+            name = ReasonVocabulary.kvm.name(row.place.code)
+            count = row.place.pair.count
+            cycles = row.place.pair.cycles
+            symbol = row.location?.symbol
+            offset = row.location?.offset
+        }
+    }
+
     public struct Exits: Encodable, Sendable {
         public let total: Total
         public let byReason: [Reason]
         public let byVCPU: [VCPU]
+        /// Absent unless asked for, as is the sum of all exits elsewhere.
+        public let byRIP: [Place]?
+        public let byRIPOthers: Total?
 
         enum CodingKeys: String, CodingKey {
             case total
             case byReason = "by_reason"
             case byVCPU = "by_vcpu"
+            case byRIP = "by_rip"
+            case byRIPOthers = "by_rip_others"
         }
     }
 
@@ -139,7 +169,10 @@ public struct RunDocument: Encodable, Sendable {
         case wallNanoseconds = "wall_ns"
     }
 
-    public init(_ result: RunResult, host: HostIdentity, configuration: MachineConfiguration, version: String) {
+    public init(
+        _ result: RunResult, host: HostIdentity, configuration: MachineConfiguration, version: String,
+        byRIP: RIPReport? = nil
+    ) {
         let all = result.total
         tool = Tool(name: "vmtally", version: version)
         self.host = host
@@ -151,7 +184,9 @@ public struct RunDocument: Encodable, Sendable {
             byReason: all.reasons.map(Self.reason),
             byVCPU: result.vcpus.enumerated().map { index, tally in
                 VCPU(vcpu: index, count: tally.total.count, cycles: tally.total.cycles)
-            })
+            },
+            byRIP: byRIP?.rows.map(Place.init),
+            byRIPOthers: byRIP.map { Total(count: $0.rest.count, cycles: $0.rest.cycles) })
         kernel = result.kernel.values
         hardware = result.hardware.map(Hardware.init)
         leaf = Leaf(

@@ -5,10 +5,12 @@ import Machine
 public struct RunTable: Sendable {
     private let result: RunResult
     private let tscKHz: UInt32
+    private let byRIP: RIPReport?
 
-    public init(_ result: RunResult, tscKHz: UInt32) {
+    public init(_ result: RunResult, tscKHz: UInt32, byRIP: RIPReport? = nil) {
         self.result = result
         self.tscKHz = tscKHz
+        self.byRIP = byRIP
     }
 
     public func lines() -> [String] {
@@ -26,7 +28,8 @@ public struct RunTable: Sendable {
         table.add([
             "total", grouped(all.total.count), share(all.total.count, all.total.count), grouped(all.total.cycles),
         ])
-        return table.lines() + kernelLines(all.total.count) + hardwareLines() + [summary]
+        let places = byRIP.map { [""] + $0.lines() + [""] } ?? []
+        return table.lines() + places + kernelLines(all.total.count) + hardwareLines() + [summary]
     }
 
     /// The patched kernel's own tally: VM exits by reason, and where a vCPU's time went.
@@ -82,10 +85,10 @@ public struct RunTable: Sendable {
         return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(result.leaf.mode), "
             + "\(grouped(result.leaf.answered.total)) answered live"
     }
+}
 
-    private func share(_ part: UInt64, _ whole: UInt64) -> String {
-        whole == 0 ? "" : fixed(100 * Double(part) / Double(whole), 1) + " %"
-    }
+func share(_ part: UInt64, _ whole: UInt64) -> String {
+    whole == 0 ? "" : fixed(100 * Double(part) / Double(whole), 1) + " %"
 }
 
 /// A number with so many decimals.

@@ -29,7 +29,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
     var append: String?
 
-    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0) or virtio (console=hvc0).")
+    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none.")
     var console = DeviceConfiguration.Console.serial
 
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
@@ -56,8 +56,24 @@ struct RunCommand: ParsableCommand {
     @Option(help: "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host or off.")
     var liveCpuid = LiveCPUIDMode.auto
 
-    @Flag(help: "Interrupt controllers in the kernel.")
-    var irqchip = false
+    @Option(
+        help: """
+            Answer CPUID in this code of the guest live, in any ring: SYMBOL=ADDRESS, hexadecimal, or SYMBOL alone, \
+            which --symbols has. May be given again.
+            """)
+    var cpuidSite: [CPUIDSiteOption] = []
+
+    @Option(help: "Interrupt controllers: none, kernel, or split: I/O APIC here, no PIC, no PIT. (Linux: kernel)")
+    var irqchip = InterruptControllers.none
+
+    @Option(help: "ACPI tables: reduced, or full: with PM registers, PM timer, PIC, PIT and clock.")
+    var acpi = DeviceConfiguration.ACPI.reduced
+
+    @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
+    var byRip: Int?
+
+    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: an ELF guest's own)")
+    var symbols: String?
 
     @Option(help: "Write the tally as JSON to this file; - is standard output.")
     var statsJson: String?
@@ -81,6 +97,15 @@ struct RunCommand: ParsableCommand {
         guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {
             throw ValidationError("--net takes tap=NAME.")
         }
+        if let byRip, !(1...10_000).contains(byRip) {
+            throw ValidationError("--by-rip takes a number of places, 1 to 10000.")
+        }
+        guard symbols == nil || needsSymbols else {
+            throw ValidationError("--symbols goes with --by-rip and --cpuid-site SYMBOL.")
+        }
+        guard cpuidSite.isEmpty || liveCpuid == .auto || liveCpuid == .sites else {
+            throw ValidationError("--cpuid-site goes with --live-cpuid auto and sites.")
+        }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
         }
@@ -97,23 +122,35 @@ struct RunCommand: ParsableCommand {
         configuration.endingSignals = [SIGINT, SIGTERM]
         configuration.serial = try serial.open()
         configuration.devices = devices
+        configuration.talliesByRIP = byRip != nil
         // A run may be long: better now than after it.
         let stats = if let statsJson { try OutputFile(path: statsJson) } else { nil as OutputFile? }
+        let symbols = try needsSymbols ? readSymbols() : nil
+        configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         let machine = try makeMachine(configuration)
         let result = try machine.run()
+        let places = byRip.flatMap { count in
+            result.rips.map { RIPReport($0, top: count, symbols: symbols, anchors: result.anchors) }
+        }
         if case .failed(let failure) = result.end {
             warn("vmtally: \(failure)")
+        }
+        if let loss = machine.output.loss {
+            warn("vmtally: \(loss)")
         }
         if !quiet {
             if let shortfall = machine.plan.shortfall {
                 warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
             }
-            warn(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
+            for site in result.leaf.unfound {
+                warn("vmtally: --cpuid-site \(site): no CPUID instruction was seen there")
+            }
+            warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
         }
         if statsJson != nil {
             let document = RunDocument(
                 result, host: HostIdentity(tscKHz: machine.tscKHz), configuration: configuration,
-                version: VMTally.version)
+                version: VMTally.version, byRIP: places)
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
@@ -121,6 +158,7 @@ struct RunCommand: ParsableCommand {
 
     private var devices: DeviceConfiguration {
         var devices = DeviceConfiguration()
+        devices.acpi = acpi
         devices.console = console
         devices.disks = disk.map { text in
             text.hasSuffix(",ro")
@@ -135,6 +173,18 @@ struct RunCommand: ParsableCommand {
         return devices
     }
 
+    private var needsSymbols: Bool { byRip != nil || cpuidSite.contains { $0.address == nil } }
+
+    /// Those of the file that the user gave, else those that the guest brings.
+    ///
+    /// - Throws: when the user's file is no good. A guest need not have symbols.
+    private func readSymbols() throws -> SymbolTable? {
+        if let symbols {
+            return try SymbolTable(path: symbols)
+        }
+        return (guest ?? kernel ?? multiboot).flatMap { path in try? SymbolTable(path: path) }
+    }
+
     private func makeMachine(_ configuration: MachineConfiguration) throws -> Machine {
         if let guest {
             return try Machine(configuration, path: guest)
@@ -146,7 +196,8 @@ struct RunCommand: ParsableCommand {
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
-        let append = append ?? "quiet console=\(console == .serial ? "ttyS0" : "hvc0") panic=-1"
+        let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][console.rawValue] ?? ""
+        let append = append ?? "quiet\(device) panic=-1"
         guard let initrd else {
             return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
         }
@@ -188,6 +239,39 @@ enum OnOff: String, ExpressibleByArgument, CaseIterable {
 }
 
 extension DeviceConfiguration.Console: ExpressibleByArgument {}
+extension DeviceConfiguration.ACPI: ExpressibleByArgument {}
+extension InterruptControllers: ExpressibleByArgument {}
+
+/// `--cpuid-site`.
+struct CPUIDSiteOption: ExpressibleByArgument, Equatable {
+    let symbol: String
+    let address: UInt64?
+
+    init?(argument: String) {
+        let parts = argument.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let symbol = parts.first, !symbol.isEmpty else { return nil }
+        self.symbol = String(symbol)
+        guard parts.count == 2 else {
+            address = nil
+            return
+        }
+        guard let address = UInt64(parts[1].hasPrefix("0x") ? parts[1].dropFirst(2) : parts[1], radix: 16) else {
+            return nil
+        }
+        self.address = address
+    }
+
+    func sites(_ symbols: SymbolTable?) throws -> [CPUIDSite] {
+        if let address {
+            return [CPUIDSite(name: symbol, address: address)]
+        }
+        let sites = symbols.map { CPUIDSite.named(symbol, in: $0) } ?? []
+        guard !sites.isEmpty else {
+            throw Failure("--cpuid-site \(symbol): no symbols that name it: give --symbols FILE, or \(symbol)=ADDRESS")
+        }
+        return sites
+    }
+}
 
 /// `--serial`.
 enum SerialOption: ExpressibleByArgument, Equatable {

@@ -4,6 +4,7 @@ import Testing
 @Suite("Exit path, release build", .enabled(if: ReleaseBinary.isThere, "make test builds the release binary first"))
 struct ExitPathTests {
     private let loop = "$s7Machine8VCPULoopV3runyyF"
+    private let loopByRIP = "$s7Machine8VCPULoopV3runyy9ExitStats14RIPTallyWriterVF"
     private let run = "$s3KVM4VCPUV3runs5Int32VyF"
 
     /// What the loop calls: KVM_RUN, and what is rare and therefore out of line.
@@ -11,7 +12,7 @@ struct ExitPathTests {
         "5TallyC6MemoryV5claim",  // the first exit of a reason from 256 up
         "8PlatformC10uartAccess",
         "8PlatformC7allOnes",
-        "9RareExitsV6handle",
+        "9RareExitsV6handle", "9RareExitsV6reason",
     ]
 
     @Test("no lock, no reference counting, no allocation, no call but KVM_RUN and the rare cases")
@@ -19,6 +20,13 @@ struct ExitPathTests {
         let listing = try ReleaseBinary.listing(loop)
         #expect(listing.instructions.count > 50, "no machine code of \(loop) in \(ReleaseBinary.path)")
         #expect(listing.violations(allowedCalls: rare + [run]) == [])
+    }
+
+    @Test("the same of the loop that also tallies by RIP, which claims a place at its first exit")
+    func loopByRIPIsClean() throws {
+        let listing = try ReleaseBinary.listing(loopByRIP)
+        #expect(listing.instructions.count > 50, "no machine code of \(loopByRIP) in \(ReleaseBinary.path)")
+        #expect(listing.violations(allowedCalls: rare + [run, "8RIPTallyC6MemoryV4find"]) == [])
     }
 
     @Test("an exit that no device claims makes no call but KVM_RUN")
@@ -33,5 +41,32 @@ struct ExitPathTests {
         let listing = try ReleaseBinary.listing(run)
         #expect(listing.instructions.filter { $0.targetSymbol == "ioctl" }.count == 1)
         #expect(listing.violations(allowedCalls: ["ioctl", "__errno_location"]) == [])
+    }
+
+    @Test(
+        "no reference counting and no allocation on the way to a device, nor in the table that leads there",
+        arguments: [
+            "7Machine8PlatformC10uartAccess", "7Machine8PlatformC17claimedPortAccess",
+            "7Machine8PlatformC19claimedMemoryAccess",
+        ])
+    func claimedExitCountsNoReference(part: String) throws {
+        let functions = try ReleaseBinary.functions(containing: part)
+        #expect(!functions.isEmpty)
+        for function in functions {
+            let calls = try ReleaseBinary.listing(function).instructions.compactMap(\.targetSymbol)
+            let runtime = calls.filter { $0.hasPrefix("swift_") || $0.hasPrefix("malloc") || $0.contains("WOe") }
+            #expect(runtime == [], "in \(function)")
+        }
+    }
+
+    @Test("a byte to the UART: two locks taken, none contended, and the output's buffer")
+    func uartByteIsShort() throws {
+        let access = try ReleaseBinary.functions(containing: "7Machine8PlatformC10uartAccess")
+        let calls = try access.flatMap { try ReleaseBinary.listing($0).instructions.filter(\.isCall) }
+        let outside = calls.compactMap(\.targetSymbol).filter { !access.contains($0) }
+        // gettid, once a thread; the mutex's slow path; the buffer; the ways that a byte seldom takes.
+        let known = ["syscall", "12_MutexHandle", "12SerialOutputC4send", "9UART16550C5write", "9UART16550C7setLine"]
+        #expect(outside.allSatisfy { call in known.contains { call.contains($0) } }, "\(outside)")
+        #expect(calls.count == access.count - 1 + outside.count, "a computed call")
     }
 }

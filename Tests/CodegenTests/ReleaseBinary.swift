@@ -21,6 +21,15 @@ enum ReleaseBinary {
         return Listing(symbol: mangled, text: text)
     }
 
+    /// The functions whose mangled names contain this.
+    static func functions(containing part: String) throws -> [String] {
+        try output(["nm", "--defined-only", path]).split(separator: "\n").compactMap { line in
+            let words = line.split(separator: " ")
+            guard words.count == 3, ["t", "T"].contains(words[1]), words[2].contains(part) else { return nil }
+            return String(words[2])
+        }
+    }
+
     private static func output(_ command: [String]) throws -> String {
         let process = Process()
         process.executableURL = URL(filePath: "/usr/bin/env")

@@ -32,4 +32,11 @@ struct program_run {
  */
 int program_run(char *const argv[], int measure_memory, struct program_run *run);
 
+/*
+ * Runs argv[0] until a thread of that name calls KVM_RUN for the first time, and kills it there: the time from just before
+ * exec, ns, or -errno; -ESRCH when it ended without. A seccomp filter stops the calls of KVM_RUN, those of other threads as
+ * well (10 us each), and costs every other system call some 50 ns.
+ */
+long program_first_run_ns(char *const argv[], const char *thread);
+
 #endif

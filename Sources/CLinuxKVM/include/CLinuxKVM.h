@@ -195,6 +195,21 @@ VMTALLY_INLINE struct vmtally_cpuid_exit *vmtally_cpuid_exit(struct kvm_run *run
 	return (struct vmtally_cpuid_exit *)run->padding;
 }
 
+/* KVM_EXIT_MEMORY_FAULT, newer than the headers of some systems (Linux 6.8; kvm/api.rst 5). */
+static const uint32_t VMTALLY_KVM_EXIT_MEMORY_FAULT = 39;
+
+struct vmtally_memory_fault {
+	uint64_t flags, gpa, size;
+};
+
+VMTALLY_INLINE struct vmtally_memory_fault vmtally_memory_fault(const struct kvm_run *run)
+{
+	struct vmtally_memory_fault fault;
+
+	__builtin_memcpy(&fault, run->padding, sizeof(fault));
+	return fault;
+}
+
 /* Answers KVM_EXIT_MMIO of a read, little-endian. */
 VMTALLY_INLINE void vmtally_answer_mmio(struct kvm_run *run, uint64_t value)
 {

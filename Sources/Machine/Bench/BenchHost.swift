@@ -45,7 +45,7 @@ final class BenchHost: Sendable {
         var tallies: [Tally] = []
         var host = HostAnswers.none
         var ring: CoalescedRing?
-        var statistics = KernelStatistics([])
+        var statistics: KernelStatistics?
     }
 
     private struct State {
@@ -227,7 +227,7 @@ final class BenchHost: Sendable {
         attachments.withLock { attachments in
             attachments.ring?.drain { _ in }
             let tally = attachments.tallies.reduce(into: TallySnapshot()) { $0.merge($1.snapshot()) }
-            return Reading(tally: tally, kernel: attachments.statistics.read(), time: 0)
+            return Reading(tally: tally, kernel: attachments.statistics?.read() ?? KernelCounters(), time: 0)
         }
     }
 }

@@ -23,7 +23,7 @@ final class BenchMachine {
         configuration.cpus = cpus
         configuration.memoryMiB = BenchLayout.memoryMiB
         configuration.liveCPUID = environment.live
-        configuration.irqchip = environment.apic != 0
+        configuration.irqchip = environment.apic != 0 ? .kernel : .none
         configuration.serial = .capture
         configuration.bench = host
         if environment == .plain {

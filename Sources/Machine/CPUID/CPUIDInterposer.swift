@@ -23,6 +23,8 @@ struct CPUIDInterposer: ~Copyable {
     private let answers: TallyAnswers
     private let memory: GuestMemory
     private var sites: [UInt64]
+    /// Code whose CPUID instruction has not been found yet.
+    private(set) var searches: [CPUIDSite]
     /// Sites in ring 3 whose first byte is a HLT now.
     private var planted: [UInt64] = []
     /// Linear address of the guest's #GP handler, while the breakpoint and CPUID faulting are on.
@@ -37,12 +39,16 @@ struct CPUIDInterposer: ~Copyable {
         self.answers = answers
         self.memory = memory
         sites = plan.sites
+        searches = plan.searches
     }
 
     /// Arms the sites. Before the vCPU's first run.
     mutating func start(_ vcpu: borrowing VCPU) throws(KVMError) {
         guard plan.usesBreakpoints else { return }
-        vcpu.runPage.pointee.kvm_valid_regs = UInt64(KVM_SYNC_X86_REGS)
+        vcpu.copyOut(.general)
+        if !searches.isEmpty {
+            _ = findSites(handler: nil, LinearMemory(memory: memory, special: try vcpu.specialRegisters()), vcpu)
+        }
         try setBreakpoints(vcpu)
     }
 
@@ -54,17 +60,38 @@ struct CPUIDInterposer: ~Copyable {
 
     /// Arms the #GP handler's breakpoint and turns on CPUID faulting, if the guest's IDT has a gate 13 by now.
     mutating func armIfPossible(_ vcpu: borrowing VCPU) throws(KVMError) {
-        guard plan.usesHandler else { return }
+        guard plan.usesHandler || !searches.isEmpty else { return }
         let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
-        guard let found = generalProtectionHandler(linear, vcpu), found != handler else { return }
-        handler = found
-        if plan.plants {
-            plant(linear)
+        let found = linear.generalProtectionHandler(vcpu)
+        let isNewSite = findSites(handler: found, linear, vcpu)
+        let isNewHandler = plan.usesHandler && found != nil && found != handler
+        if isNewHandler {
+            handler = found
+            if plan.plants {
+                plant(linear)
+            }
         }
-        try setBreakpoints(vcpu)
-        if plan.fault {
+        if isNewHandler || isNewSite {
+            try setBreakpoints(vcpu)
+        }
+        if isNewHandler, plan.fault {
             try FaultingMSRs.enable(vcpu)
         }
+    }
+
+    /// Looks for what `searches` has; true when something was found, and is to get its breakpoint.
+    private mutating func findSites(handler: UInt64?, _ linear: LinearMemory, _ vcpu: borrowing VCPU) -> Bool {
+        guard !searches.isEmpty else { return false }
+        var rest: [CPUIDSite] = []
+        for search in searches {
+            if let address = search.instruction(handler: handler, linear, vcpu) {
+                sites.append(address)
+            } else {
+                rest.append(search)
+            }
+        }
+        defer { searches = rest }
+        return rest.count < searches.count
     }
 
     /// Turns CPUIDs at sites that only ring 3 can run into HLT.
@@ -87,6 +114,10 @@ struct CPUIDInterposer: ~Copyable {
         }
         let debug = vcpu.runPage.pointee.debug.arch
         let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
+        // A module may have come.
+        if findSites(handler: linear.generalProtectionHandler(vcpu), linear, vcpu) {
+            try setBreakpoints(vcpu)
+        }
         if debug.pc == handler {
             try answerFault(vcpu, linear)
         } else if sites.contains(debug.pc) {
@@ -141,12 +172,13 @@ struct CPUIDInterposer: ~Copyable {
             let next = registers.rip &+ length
             registers.rip = linear.special.cs.l == 1 ? next : UInt64(UInt32(truncatingIfNeeded: next))
         }
+        try trapIfStepped(vcpu, linear.special)
     }
 
     /// A #GP, at its handler's first instruction: a CPUID of ring 3, or the guest's own affair.
     private mutating func answerFault(_ vcpu: borrowing VCPU, _ linear: LinearMemory) throws(KVMError) {
         guard !faultingMSRs.guestFaulting,
-            let frame = InterruptFrame(at: vcpu.syncRegisters.pointee.regs.rsp, linear, vcpu),
+            let frame = InterruptFrame(at: vcpu.copies.pointee.regs.rsp, linear, vcpu),
             frame.fromUser, frame.errorCode == 0,
             let code = InterruptFrame.segment(frame.cs, linear, vcpu),
             let stack = InterruptFrame.segment(frame.ss, linear, vcpu),
@@ -157,7 +189,22 @@ struct CPUIDInterposer: ~Copyable {
             answered.faults += try answer(&registers, vcpu)
             frame.unwind(&registers, &special, code: code, stack: stack, past: length)
         }
-        vcpu.changeSpecialRegisters(to: special)
+        vcpu.copies.pointee.sregs = special
+        vcpu.copyIn(.special)
+        try trapIfStepped(vcpu, special)
+    }
+
+    /// Gives a guest that steps itself the #DB that follows the CPUID just answered (SDM vol. 3B 19.3.1.4).
+    private func trapIfStepped(_ vcpu: borrowing VCPU, _ special: kvm_sregs) throws(KVMError) {
+        let trapFlag: UInt64 = 0x100
+        let registers = vcpu.copies.pointee.regs
+        guard registers.rflags & trapFlag != 0 else { return }
+        // At once: KVM drops a pending exception when it takes over registers.
+        vcpu.takeBack([.general, .special])
+        try vcpu.setSpecialRegisters(special)
+        try vcpu.setRegisters(registers)
+        let step: UInt64 = 0xFFFF_4FF0  // DR6 with BS alone
+        try vcpu.reinjectDebugException(dr6: step, breakpoints: breakpoints)
     }
 
     /// Length of the instruction that raised #GP, if it is a CPUID or stands for one.
@@ -223,34 +270,14 @@ struct CPUIDInterposer: ~Copyable {
     private func setBreakpoints(_ vcpu: borrowing VCPU) throws(KVMError) {
         try vcpu.setGuestDebug(breakpoints)
     }
-
-    /// Where gate 13 of the guest's IDT leads in 64-bit mode; nil when there is no such gate yet (SDM vol. 3A 7.14.1).
-    private func generalProtectionHandler(_ linear: LinearMemory, _ vcpu: borrowing VCPU) -> UInt64? {
-        let longModeActive = linear.special.efer & 0x400 != 0
-        guard longModeActive, linear.special.idt.limit >= 14 * 16 - 1,
-            let gate = linear.readWords(linear.special.idt.base &+ 13 * 16, count: 2, vcpu)
-        else { return nil }
-        let present = gate[0] >> 47 & 1 == 1
-        let interruptOrTrap = gate[0] >> 40 & 0xE == 0xE
-        guard present, interruptOrTrap else { return nil }
-        return gate[0] & 0xFFFF | gate[0] >> 32 & 0xFFFF_0000 | gate[1] << 32
-    }
 }
 
 extension VCPU {
-    /// The run page's copy of the registers, current after each exit when `kvm_valid_regs` asks for it (kvm/api.rst 5).
-    fileprivate var syncRegisters: UnsafeMutablePointer<kvm_sync_regs> { vmtally_sync_regs(runPage) }
-
     /// Changes the general registers; KVM takes them over when it runs the vCPU again.
     fileprivate func changeRegisters(
         _ change: (inout kvm_regs, borrowing VCPU) throws(KVMError) -> Void
     ) throws(KVMError) {
-        try change(&syncRegisters.pointee.regs, self)
-        runPage.pointee.kvm_dirty_regs |= UInt64(KVM_SYNC_X86_REGS)
-    }
-
-    fileprivate func changeSpecialRegisters(to special: kvm_sregs) {
-        syncRegisters.pointee.sregs = special
-        runPage.pointee.kvm_dirty_regs |= UInt64(KVM_SYNC_X86_SREGS)
+        try change(&copies.pointee.regs, self)
+        copyIn(.general)
     }
 }

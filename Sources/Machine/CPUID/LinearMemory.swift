@@ -63,6 +63,18 @@ struct LinearMemory {
         return nil
     }
 
+    /// Where gate 13 of the IDT leads in 64-bit mode; nil when there is no such gate yet (SDM vol. 3A 7.14.1).
+    func generalProtectionHandler(_ vcpu: borrowing VCPU) -> UInt64? {
+        let longModeActive = special.efer & 0x400 != 0
+        guard longModeActive, special.idt.limit >= 14 * 16 - 1,
+            let gate = readWords(special.idt.base &+ 13 * 16, count: 2, vcpu)
+        else { return nil }
+        let present = gate[0] >> 47 & 1 == 1
+        let interruptOrTrap = gate[0] >> 40 & 0xE == 0xE
+        guard present, interruptOrTrap else { return nil }
+        return gate[0] & 0xFFFF | gate[0] >> 32 & 0xFFFF_0000 | gate[1] << 32
+    }
+
     /// Length of the CPUID instruction at an address, its prefixes included; nil if there is none.
     ///
     /// Prefixes other than LOCK mean nothing to CPUID (SDM vol. 2A 2.1.1); 15 bytes are the longest instruction.

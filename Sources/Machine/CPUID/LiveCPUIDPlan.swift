@@ -20,6 +20,8 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     public let fault: Bool
     /// Guest linear addresses with a breakpoint, at most three.
     public let sites: [UInt64]
+    /// Code whose CPUID instruction gets a breakpoint once it is found; with `sites` at most three.
+    public let searches: [CPUIDSite]
     /// Sites in ring 3 are answered by a HLT in their place: #GP, where breakpoints and CPUID itself do not stop ring 3.
     let plants: Bool
     /// RFLAGS.RF suppresses a breakpoint once; otherwise the VMM steps over it.
@@ -31,7 +33,7 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     static let siteLimit = 3
 
     static let snapshot = LiveCPUIDPlan(
-        host: .none, fault: false, sites: [], plants: false, resumeFlagWorks: false, shortfall: nil)
+        host: .none, fault: false, sites: [], searches: [], plants: false, resumeFlagWorks: false, shortfall: nil)
 
     /// Whether any reading is live.
     public var isLive: Bool { host != .none || usesBreakpoints }
@@ -39,10 +41,15 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     /// The leaves stay in the CPUID table as the kernel lists them.
     var kernelAnswers: Bool { host.kernelCounts }
 
-    var usesBreakpoints: Bool { fault || !sites.isEmpty }
+    var usesBreakpoints: Bool { fault || usesSites }
+
+    private var usesSites: Bool { !sites.isEmpty || !searches.isEmpty }
 
     /// Whether the guest's #GP handler has a breakpoint.
     var usesHandler: Bool { fault || plants }
+
+    /// Whether the guest's writes of MSR 0x140 matter: its #GP handler is there then.
+    var watchesFaulting: Bool { usesHandler || !searches.isEmpty }
 
     /// What `leaf.mode` in JSON says: `host`, `host-exit`, `fault`, `sites`, `fault+sites` or `snapshot`.
     public var name: String {
@@ -51,11 +58,22 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
         case .userspace: return "host-exit"
         case .none: break
         }
-        return switch (fault, sites.isEmpty) {
-        case (true, true): "fault"
-        case (true, false): "fault+sites"
-        case (false, false): "sites"
-        case (false, true): "snapshot"
+        return switch (fault, usesSites) {
+        case (true, false): "fault"
+        case (true, true): "fault+sites"
+        case (false, true): "sites"
+        case (false, false): "snapshot"
+        }
+    }
+}
+
+extension LiveCPUIDMode {
+    /// Whether it depends on what breakpoints can do here.
+    func asksForBreakpoints(_ host: HostAnswers) -> Bool {
+        switch self {
+        case .off, .host: false
+        case .fault, .sites: true
+        case .auto: host == .none
         }
     }
 }
@@ -65,21 +83,23 @@ extension LiveCPUIDPlan {
     ///
     /// - Throws: ``MachineError/configuration(_:)`` when the user named a mode that this host does not have.
     init(
-        _ mode: LiveCPUIDMode, sites: [UInt64], cpus: Int, host: HostAnswers,
+        _ mode: LiveCPUIDMode, sites: [UInt64], searches: [CPUIDSite] = [], cpus: Int, host: HostAnswers,
         support: () throws(MachineError) -> BreakpointSupport
     ) throws(MachineError) {
         guard mode != .off else {
             self = .snapshot
             return
         }
-        if host != .none, mode == .auto || mode == .host {
+        guard mode.asksForBreakpoints(host) else {
+            guard host != .none else {
+                throw .configuration(
+                    "--live-cpuid host: this kernel does not answer the tally leaves: "
+                        + "it takes the patch in kernel-patch/")
+            }
             self = LiveCPUIDPlan(
-                host: host, fault: false, sites: [], plants: false, resumeFlagWorks: false, shortfall: nil)
+                host: host, fault: false, sites: [], searches: [], plants: false, resumeFlagWorks: false,
+                shortfall: nil)
             return
-        }
-        guard mode != .host else {
-            throw .configuration(
-                "--live-cpuid host: this kernel does not answer the tally leaves: it takes the patch in kernel-patch/")
         }
         let support = try support()
         let wantsFault = mode == .auto || mode == .fault
@@ -92,11 +112,13 @@ extension LiveCPUIDPlan {
         self.host = .none
         fault = wantsFault && support.faulting
         self.sites = wantsSites && support.hardware ? Array(sites.prefix(Self.siteLimit)) : []
+        self.searches =
+            wantsSites && support.hardware ? Array(searches.prefix(Self.siteLimit - self.sites.count)) : []
         // What is planted is there for all vCPUs, but each has its own breakpoint to wait for.
         plants = !fault && !self.sites.isEmpty && support.privilegedFaults && cpus == 1
         resumeFlagWorks = support.resumeFlag
         shortfall =
-            wantsSites && sites.count > Self.siteLimit
-            ? "only the first \(Self.siteLimit) of \(sites.count) sites are live" : support.missing
+            wantsSites && sites.count + searches.count > Self.siteLimit
+            ? "only the first \(Self.siteLimit) of \(sites.count + searches.count) sites are live" : support.missing
     }
 }

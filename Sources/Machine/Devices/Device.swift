@@ -15,12 +15,15 @@ enum GuestRequest: Equatable {
     case exit(status: UInt32)
     case powerOff
     case reset
+    /// Its boot is over, and that is all that was wanted.
+    case marker
 
     var end: RunEnd {
         switch self {
         case .exit(let status): .exited(status: status)
         case .powerOff: .powerOff
         case .reset: .reset
+        case .marker: .marker
         }
     }
 }

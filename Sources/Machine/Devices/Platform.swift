@@ -7,24 +7,20 @@ import Glibc
 /// takes no lock and counts no reference: two loads and a compare.
 final class Platform: @unchecked Sendable {
     /// Ports from here on belong to nobody.
-    private static let portLimit = 0x1000
+    private static let portLimit = 0x2020
 
-    /// One device and the first address of what it claims.
-    private struct Claim {
-        let base: UInt16
-        let device: any Device
-    }
-
-    /// For each port the place of its device in `claims`, counted from 1; 0: nobody's. Not changed after `init`.
+    /// For each port the number of its device in `claims`, counted from 1; 0: nobody's. Not changed after `init`.
     private let owners: UnsafeMutablePointer<UInt8>
-    private let claims: [Claim]
+    private let claims: DeviceTable
     /// A window of 4 KiB slots, one a device.
-    private let slots: [any Device]
+    private let slots: DeviceTable
     private let windowBase: UInt64
     private let windowSize: UInt64
+    /// Kept by `claims`, and used without a retain.
+    private let uart: Unmanaged<UART16550>?
 
     /// - Parameters:
-    ///   - ports: devices and the ports that they claim, below 0x1000, at most 255.
+    ///   - ports: devices and the ports that they claim, below 0x2020, at most 255.
     ///   - slots: devices with registers in memory, 4 KiB each, one after the other from `window` on.
     init(ports: [(ClosedRange<UInt16>, any Device)], slots: [any Device] = [], window: UInt64 = 0) {
         owners = .allocate(capacity: Self.portLimit)
@@ -34,14 +30,17 @@ final class Platform: @unchecked Sendable {
                 owners[Int(port)] = UInt8(index + 1)
             }
         }
-        claims = ports.map { Claim(base: $0.0.lowerBound, device: $0.1) }
-        self.slots = slots
+        claims = DeviceTable(ports.map { ($0.0.lowerBound, $0.1) })
+        self.slots = DeviceTable(slots.map { (0, $0) })
         windowBase = window
         windowSize = UInt64(slots.count) << 12
+        uart = ports.lazy.compactMap { $0.1 as? UART16550 }.first.map(Unmanaged.passUnretained)
     }
 
     deinit {
         owners.deallocate()
+        claims.deallocate()
+        slots.deallocate()
     }
 
     /// KVM_EXIT_IO (kvm/api.rst 5): `count` accesses of `size` bytes each, their data in the run page.
@@ -69,36 +68,55 @@ final class Platform: @unchecked Sendable {
         return true
     }
 
-    /// A port access that ``portAccess(_:)`` left.
+    /// What most exits of a guest with a serial console are: bytes written to the UART's data register.
+    ///
+    /// - Returns: false for any other access.
+    @inline(never)
+    func uartAccess(_ page: UnsafeMutablePointer<kvm_run>) -> Bool {
+        let io = page.pointee.io
+        guard io.port == UART16550.ports.lowerBound, io.size == 1, io.direction == UInt8(KVM_EXIT_IO_OUT), let uart
+        else { return false }
+        let bytes = UnsafeRawBufferPointer(start: UnsafeRawPointer(page) + Int(io.data_offset), count: Int(io.count))
+        uart._withUnsafeGuaranteedRef { uart in
+            for byte in bytes {
+                uart.transmit(byte)
+            }
+        }
+        return true
+    }
+
+    /// A port access that ``portAccess(_:)`` and ``uartAccess(_:)`` left.
     func claimedPortAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
         let io = page.pointee.io
-        let claim = claims[Int(owners[Int(io.port)]) - 1]
-        let offset = UInt32(io.port - claim.base)
-        let size = Int(io.size)
-        var data = UnsafeMutableRawPointer(page) + Int(io.data_offset)
-        for _ in 0..<io.count {
-            let access = UnsafeMutableRawBufferPointer(start: data, count: size)
-            if io.direction == UInt8(KVM_EXIT_IO_IN) {
-                claim.device.read(offset, access)
-            } else if let request = claim.device.write(offset, UnsafeRawBufferPointer(access)) {
-                return request
+        return claims.with(Int(owners[Int(io.port)]) - 1) { base, device in
+            let offset = UInt32(io.port - base)
+            let size = Int(io.size)
+            var data = UnsafeMutableRawPointer(page) + Int(io.data_offset)
+            for _ in 0..<io.count {
+                let access = UnsafeMutableRawBufferPointer(start: data, count: size)
+                if io.direction == UInt8(KVM_EXIT_IO_IN) {
+                    device.read(offset, access)
+                } else if let request = device.write(offset, UnsafeRawBufferPointer(access)) {
+                    return request
+                }
+                data += size
             }
-            data += size
+            return nil
         }
-        return nil
     }
 
     /// A memory access that ``memoryAccess(_:)`` left.
     func claimedMemoryAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
         let offset = page.pointee.mmio.phys_addr - windowBase
-        let device = slots[Int(offset >> 12)]
         let access = UnsafeMutableRawBufferPointer(
             start: vmtally_mmio_data(page), count: min(8, Int(page.pointee.mmio.len)))
-        if page.pointee.mmio.is_write == 0 {
-            device.read(UInt32(offset & 0xFFF), access)
-            return nil
+        return slots.with(Int(offset >> 12)) { _, device in
+            if page.pointee.mmio.is_write == 0 {
+                device.read(UInt32(offset & 0xFFF), access)
+                return nil
+            }
+            return device.write(UInt32(offset & 0xFFF), UnsafeRawBufferPointer(access))
         }
-        return device.write(UInt32(offset & 0xFFF), UnsafeRawBufferPointer(access))
     }
 
     /// A read that nobody answers.
@@ -106,5 +124,38 @@ final class Platform: @unchecked Sendable {
     private func allOnes(_ page: UnsafeMutablePointer<kvm_run>) {
         let io = page.pointee.io
         memset(UnsafeMutableRawPointer(page) + Int(io.data_offset), 0xFF, Int(io.size) &* Int(io.count))
+    }
+}
+
+/// Devices by number. Whoever asks one counts no reference: the table keeps them all until ``deallocate()``.
+private struct DeviceTable: @unchecked Sendable {
+    /// An object of its own, for a constant of an object that is known to live is used without a retain.
+    private final class Entry {
+        /// The first address of what the device claims.
+        let base: UInt16
+        let device: any Device
+
+        init(_ base: UInt16, _ device: any Device) {
+            self.base = base
+            self.device = device
+        }
+    }
+
+    private let entries: UnsafeMutableBufferPointer<Unmanaged<Entry>>
+
+    init(_ devices: [(UInt16, any Device)]) {
+        entries = .allocate(capacity: devices.count)
+        _ = entries.initialize(from: devices.map { Unmanaged.passRetained(Entry($0.0, $0.1)) })
+    }
+
+    func deallocate() {
+        entries.forEach { $0.release() }
+        entries.deallocate()
+    }
+
+    @inline(__always)
+    func with(_ index: Int, _ body: (UInt16, any Device) -> GuestRequest?) -> GuestRequest? {
+        guard entries.indices.contains(index) else { return nil }
+        return entries[index]._withUnsafeGuaranteedRef { body($0.base, $0.device) }
     }
 }

@@ -120,6 +120,21 @@ final class UART16550: ByteDevice {
         }
     }
 
+    /// A write to register 0.
+    func transmit(_ byte: UInt8) {
+        let sends = registers.withLock { registers in
+            guard !registers.divisorLatchAccess, !registers.loopback else { return false }
+            registers.transmitterEmptied = true
+            update(&registers)
+            return true
+        }
+        if sends {
+            output.send(byte)
+        } else {
+            _ = write(0, byte)
+        }
+    }
+
     func write(_ register: UInt32, _ value: UInt8) -> GuestRequest? {
         let sends = registers.withLock { registers in
             let listened = registers.listens
@@ -184,11 +199,15 @@ final class UART16550: ByteDevice {
 
     /// Sets the interrupt line to what the registers say; KVM hears of it only when it changes.
     private func update(_ registers: inout Registers) {
-        guard let interrupt else { return }
         let level = registers.interrupt != 0x1
         if level != registers.line {
             registers.line = level
-            interrupt(level)
+            setLine(level)
         }
+    }
+
+    @inline(never)
+    private func setLine(_ level: Bool) {
+        interrupt?(level)
     }
 }

@@ -25,8 +25,10 @@ struct ELFBuilder {
 
     var segments: [Segment] = []
     var entry: UInt64 = 0
-    /// Contents of `.vmtally.sites`; nil: no sections at all.
+    /// Contents of `.vmtally.sites`; nil: no such section.
     var sites: [UInt8]?
+    /// `.symtab`: names and addresses in a section of code; empty: no such section.
+    var symbols: [(name: String, address: UInt64)] = []
 
     static let headerSize = 64
     static let programHeaderSize = 56
@@ -51,28 +53,48 @@ struct ELFBuilder {
             contents += segment.bytes
         }
         var sectionHeaders: [UInt8] = []
-        if let sites {
-            let names = Array("\0.shstrtab\0.vmtally.sites\0".utf8)
-            let namesOffset = contentsOffset + contents.count
-            let sitesOffset = namesOffset + names.count
-            contents += names + sites
-            sectionHeaders =
-                [UInt8](repeating: 0, count: Self.sectionHeaderSize)
-                + Self.section(name: 1, type: 3, offset: namesOffset, size: names.count)
-                + Self.section(name: 11, type: 1, offset: sitesOffset, size: sites.count)
+        func add(name: UInt32, type: UInt32, flags: UInt64 = 0, link: UInt32 = 0, _ bytes: [UInt8]) {
+            sectionHeaders += Self.section(
+                name: name, type: type, flags: flags, offset: contentsOffset + contents.count, size: bytes.count,
+                link: link)
+            contents += bytes
         }
-        let sectionHeadersOffset = sites == nil ? 0 : contentsOffset + contents.count
+        if sites != nil || !symbols.isEmpty {
+            sectionHeaders = [UInt8](repeating: 0, count: Self.sectionHeaderSize)
+            add(name: 1, type: 3, Array("\0.shstrtab\0.vmtally.sites\0".utf8))
+        }
+        if let sites {
+            add(name: 11, type: 1, sites)
+        }
+        if !symbols.isEmpty {
+            var names: [UInt8] = [0]
+            var table = [UInt8](repeating: 0, count: 24)
+            let code = UInt16(sectionHeaders.count / Self.sectionHeaderSize)
+            for symbol in symbols {
+                // Global (1), function (2).
+                table += little(UInt32(names.count)) + [0x12, 0] + little(code)
+                table += little(symbol.address) + little(UInt64(0))
+                names += Array(symbol.name.utf8) + [0]
+            }
+            add(name: 0, type: 1, flags: 4, [])
+            add(name: 0, type: 3, names)
+            add(name: 0, type: 2, link: UInt32(code) + 1, table)
+        }
+        let sections = sectionHeaders.count / Self.sectionHeaderSize
+        let sectionHeadersOffset = sections == 0 ? 0 : contentsOffset + contents.count
         header += little(UInt16(2)) + little(UInt16(62)) + little(UInt32(1)) + little(entry)
         header += little(UInt64(Self.headerSize)) + little(UInt64(sectionHeadersOffset)) + little(UInt32(0))
         header += little(UInt16(Self.headerSize)) + little(UInt16(Self.programHeaderSize))
         header += little(UInt16(segments.count)) + little(UInt16(Self.sectionHeaderSize))
-        header += little(UInt16(sites == nil ? 0 : 3)) + little(UInt16(sites == nil ? 0 : 1))
+        header += little(UInt16(sections)) + little(UInt16(sections == 0 ? 0 : 1))
         return header + programHeaders + contents + sectionHeaders
     }
 
-    private static func section(name: UInt32, type: UInt32, offset: Int, size: Int) -> [UInt8] {
-        little(name) + little(type) + little(UInt64(0)) + little(UInt64(0)) + little(UInt64(offset))
-            + little(UInt64(size)) + little(UInt32(0)) + little(UInt32(0)) + little(UInt64(1)) + little(UInt64(0))
+    private static func section(
+        name: UInt32, type: UInt32, flags: UInt64, offset: Int, size: Int, link: UInt32
+    ) -> [UInt8] {
+        little(name) + little(type) + little(flags) + little(UInt64(0)) + little(UInt64(offset))
+            + little(UInt64(size)) + little(link) + little(UInt32(0)) + little(UInt64(1)) + little(UInt64(0))
     }
 }
 

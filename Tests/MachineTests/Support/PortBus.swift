@@ -10,7 +10,7 @@ final class PortBus {
     private static let dataOffset = 4096
 
     init() {
-        platform = MachineDevices(bareMetal: output).platform
+        platform = MachineDevices(bareMetal: output, marker: BootMarker()).platform
         page = .allocate(byteCount: 8192, alignment: 4096)
         page.initializeMemory(as: UInt8.self, repeating: 0, count: 8192)
     }
@@ -67,7 +67,7 @@ final class PortBus {
 extension Platform {
     /// What the exit loop and RareExits do with KVM_EXIT_IO, but for the end of a run.
     func handlePort(_ page: UnsafeMutablePointer<kvm_run>) {
-        if !portAccess(page) {
+        if !portAccess(page), !uartAccess(page) {
             _ = claimedPortAccess(page)
         }
     }

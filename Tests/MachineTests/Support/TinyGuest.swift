@@ -20,9 +20,11 @@ struct TinyGuest: Sendable {
     var sites: [Int] = []
     /// Offset into `code` of the handler of each exception vector; ``Assembly/loadIDT`` makes them known.
     var handlers: [Int: Int] = [:]
+    /// Offsets into `code` of functions.
+    var symbols: [String: Int] = [:]
 
     /// mov ebx, dataAddress
-    private static let prologue: [UInt8] = [0xBB] + little(UInt32(dataAddress))
+    static let prologue: [UInt8] = [0xBB] + little(UInt32(dataAddress))
 
     init(_ code: [UInt8], sites: [Int] = [], handlers: [Int: Int] = [:]) {
         self.code = code
@@ -30,8 +32,11 @@ struct TinyGuest: Sendable {
         self.handlers = handlers
     }
 
+    /// Where `code` begins.
+    static let origin = codeAddress + UInt64(prologue.count)
+
     var elf: [UInt8] {
-        let origin = Self.codeAddress + UInt64(Self.prologue.count)
+        let origin = Self.origin
         var idt = [UInt8](repeating: 0, count: 256 * 16)
         for (vector, offset) in handlers {
             let handler = origin + UInt64(offset)
@@ -49,6 +54,7 @@ struct TinyGuest: Sendable {
         if !sites.isEmpty {
             builder.sites = sites.flatMap { little(origin + UInt64($0)) }
         }
+        builder.symbols = symbols.map { ($0.key, origin + UInt64($0.value)) }
         return builder.bytes
     }
 
