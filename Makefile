@@ -7,12 +7,19 @@ SWIFT ?= swift
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build test guest lint bench-loop bench-start bench-check clean always
+.PHONY: demo build history test guest lint bench-loop bench-start bench-check clean always
 
 demo: build
 	build/vmtally demo
 
 build: build/vmtally build/vmtally-probe
+
+# `vmtally history` is a program of its own, with GRDB and SQLite in it: a minute or two of building.
+history: build
+	@scripts/require history
+	$(SWIFT) build --package-path History $(RELEASE:.build-static=.build-history) 2>&1 | \
+		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
+	strip -o build/vmtally-history .build-history/release/vmtally-history
 
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity
@@ -48,7 +55,7 @@ bench-check: build build/vmtally-benchmarks
 	build/vmtally-benchmarks --check loop accounting start
 
 lint:
-	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks
+	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
 
 clean:
 	rm -rf .build .build-static build

@@ -15,6 +15,10 @@ struct LabBootTests {
         let count = output.firstMatch(of: /exits ([0-9]+)/).flatMap { Int($0.1) }
         // The guest of `make guest` loads modules and prints more than the boot of the published totals.
         #expect(try #require(count) <= exits * 2, "\(output)")
+        if console == "virtio" {
+            #expect(output.contains("boot status 0"), "\(output)")
+            #expect(output.contains("\"source\":\"kvm_exit\"") && !output.contains("KVM's statistics"), "\(output)")
+        }
     }
 
     @Test("Debian's cpuid gives three different readings, and the probe hands on an exit status", arguments: [1, 4])

@@ -14,3 +14,9 @@ ours=$(sed 's/.*"total":{"count":\([0-9]*\).*/\1/' /tmp/json)
 traced=$(awk '/Hits:/ { print $2 }' $trace/hist)
 echo "exits $ours"
 [ "$ours" = "$traced" ] && echo "traced the same" || echo "traced $traced"
+# The same guest by the boot protocol: the tracepoints' sum is KVM's own, or boot says that it is not.
+if [ "$console" = virtio ]; then
+	/bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio --no-log -o /tmp/boot.json 2>&1
+	echo "boot status $?"
+	cat /tmp/boot.json
+fi
