@@ -7,7 +7,7 @@ SWIFT ?= swift
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test guest lint bench-loop bench-start bench-check clean always
+.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check clean always
 
 demo: build
 	build/vmtally demo
@@ -21,11 +21,20 @@ history: build
 		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
 	strip -o build/vmtally-history .build-history/release/vmtally-history
 
+# Ten million inputs for each target that a hostile file or guest can reach: Tests/FuzzTests. Optimised, with the checks
+# of raw buffers that debug builds have.
+INPUTS ?= 10000000
+fuzz:
+	VMTALLY_FUZZ=$(INPUTS) $(SWIFT) test -c release --scratch-path .build-fuzz -Xswiftc -enable-testing \
+		-Xswiftc -assert-config -Xswiftc Debug --filter FuzzTests
+
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity
 	@scripts/require test
 	@Tests/Lab/run --prepare svm vmx svm-b || [ -z "$$CI" ]
 	$(SWIFT) test
+	@scripts/require history
+	$(SWIFT) test --package-path History --scratch-path .build-history
 
 # The linker's warnings about dlopen and getpwnam in static programs concern calls that are never made.
 build/%: always
@@ -58,4 +67,4 @@ lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
 
 clean:
-	rm -rf .build .build-static build
+	rm -rf .build .build-static .build-fuzz .build-history build

@@ -48,9 +48,11 @@ let package = Package(
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
-        .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "CTestSupport"]),
+        .testTarget(
+            name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport"]),
+        .testTarget(name: "FuzzTests", dependencies: ["Machine", "CTestSupport"], exclude: ["Corpus"]),
         .testTarget(name: "LabTests"),
-        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"], exclude: ["Scripts"]),
+        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"], exclude: ["Scripts", "totals"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
         .testTarget(name: "ReportsTests", dependencies: ["Reports", "BootRecords", "KVM", "ExitStats"]),
     ],

@@ -39,6 +39,18 @@ public struct System: ~Copyable, Sendable {
         self.runPageSize = Int(size)
     }
 
+    private init(fd: consuming FileDescriptor, runPageSize: Int) {
+        self.fd = fd
+        self.runPageSize = runPageSize
+    }
+
+    /// The same through a descriptor of its own, for a thread that may outlive this one.
+    public func duplicate() throws(KVMError) -> System {
+        let number = fcntl(fd.rawValue, F_DUPFD_CLOEXEC, 0)
+        guard number >= 0 else { throw KVMError(call: "fcntl(F_DUPFD_CLOEXEC)", errno: errno) }
+        return System(fd: FileDescriptor(owning: number), runPageSize: runPageSize)
+    }
+
     /// The value of a capability for this host; 0 when absent, mostly 1 when present, sometimes a limit.
     public func check(_ capability: Capability) -> Int32 {
         fd.check(capability)

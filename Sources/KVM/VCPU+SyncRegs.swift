@@ -1,7 +1,6 @@
 /// Registers that KVM copies to and from the run page, which saves an ioctl each (kvm/api.rst 5, `kvm_valid_regs`).
 ///
-/// The copies are `runPage.pointee.s.regs.regs`, `.sregs` and `.events`. Needs `KVM_CAP_SYNC_REGS`, whose value is the
-/// set that a kernel knows.
+/// Needs `KVM_CAP_SYNC_REGS`, whose value is the set that a kernel knows.
 public struct SynchronizedRegisters: OptionSet, Sendable {
     public let rawValue: UInt64
 
@@ -18,6 +17,9 @@ public struct SynchronizedRegisters: OptionSet, Sendable {
 }
 
 extension VCPU {
+    /// The copies: `regs`, `sregs` and `events`.
+    public var copies: UnsafeMutablePointer<kvm_sync_regs> { vmtally_sync_regs(runPage) }
+
     /// From now on KVM copies `registers` out whenever `run()` returns. A set that KVM does not know makes `run()`
     /// return -EINVAL.
     public func copyOut(_ registers: SynchronizedRegisters) {
@@ -27,5 +29,10 @@ extension VCPU {
     /// The next `run()` takes the copies of `registers` as they are in the run page then, once.
     public func copyIn(_ registers: SynchronizedRegisters) {
         runPage.pointee.kvm_dirty_regs |= registers.rawValue
+    }
+
+    /// Takes `copyIn` back.
+    public func takeBack(_ registers: SynchronizedRegisters) {
+        runPage.pointee.kvm_dirty_regs &= ~registers.rawValue
     }
 }

@@ -93,12 +93,30 @@ public struct CoalescedWrite: Equatable, Sendable {
 }
 
 extension VCPU {
+    /// Where the machine's coalesced writes pile up, as mapped with this vCPU; nil without that capability.
+    public var coalescedRing: CoalescedRing? {
+        let pageSize = CoalescedRing.pageSize
+        guard coalescedPage > 0, (coalescedPage + 1) * pageSize <= runPageSize else { return nil }
+        return CoalescedRing(base: UnsafeMutableRawPointer(runPage) + coalescedPage * pageSize)
+    }
+
     /// Takes the coalesced writes of the whole machine in order, oldest first; how many. One thread at a time.
     @discardableResult
     public func drainCoalescedWrites(_ body: (CoalescedWrite) -> Void) -> Int {
-        let pageSize = 4096
-        guard coalescedPage > 0, (coalescedPage + 1) * pageSize <= runPageSize else { return 0 }
-        let base = UnsafeMutableRawPointer(runPage) + coalescedPage * pageSize
+        coalescedRing?.drain(body) ?? 0
+    }
+}
+
+/// The ring of a machine's coalesced writes. Valid as long as the vCPU that it was mapped with.
+public struct CoalescedRing: @unchecked Sendable {
+    fileprivate static let pageSize = 4096
+
+    fileprivate let base: UnsafeMutableRawPointer
+
+    /// Takes the writes in order, oldest first; how many. One thread at a time.
+    @discardableResult
+    public func drain(_ body: (CoalescedWrite) -> Void) -> Int {
+        let pageSize = Self.pageSize
         let ring = base.assumingMemoryBound(to: UInt32.self)
         let headerSize = MemoryLayout<kvm_coalesced_mmio_ring>.size
         let writes = (base + headerSize).assumingMemoryBound(to: kvm_coalesced_mmio.self)

@@ -12,8 +12,8 @@ public struct MachineConfiguration: Sendable {
     public var liveCPUID = LiveCPUIDMode.auto
     /// Code whose CPUID is to be answered live, beside the sites that the guest's image lists.
     public var cpuidSites: [CPUIDSite] = []
-    /// Local APICs, I/O APIC and PIC in the kernel. HLT then waits there for an interrupt and ends nothing.
-    public var irqchip = false
+    /// With chips HLT waits in the kernel for an interrupt and ends nothing. A PC has at least split ones.
+    public var irqchip = InterruptControllers.none
     /// MSRs whose accesses go to userspace, beside those of CPUID faulting. Nothing answers them: #GP.
     public var userspaceMSRs: [ClosedRange<UInt32>] = []
     public var serial = SerialOutput.Target.none
@@ -27,10 +27,22 @@ public struct MachineConfiguration: Sendable {
     public var bootMarker = BootMarkerConfiguration()
     /// Tally exits by the guest's RIP as well.
     public var talliesByRIP = false
+    /// What the guest of `vmtally bench` finds.
+    var bench: BenchHost?
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
     public init() {}
+}
+
+/// Where a machine's interrupt controllers are.
+public enum InterruptControllers: String, CaseIterable, Sendable {
+    /// There are none.
+    case none
+    /// Local APICs, I/O APIC, 8259s and 8254 in the kernel.
+    case kernel
+    /// Local APICs in the kernel, an I/O APIC in the VMM, nothing else.
+    case split
 }
 
 /// A VM with its vCPUs that runs one guest, once.
@@ -61,9 +73,13 @@ public final class Machine {
         _ configuration: MachineConfiguration, _ guest: Guest, support: BreakpointSupport? = nil
     ) throws(MachineError) {
         var configuration = configuration
-        if guest.isPC {
-            configuration.irqchip = true
+        if guest.isPC, configuration.irqchip == .none {
+            configuration.irqchip = .kernel
         }
+        guard configuration.irqchip != .split || configuration.devices.acpi == .reduced else {
+            throw .configuration("--acpi full announces 8259s and an 8254, which --irqchip split leaves out: give one")
+        }
+        let splitPins = configuration.irqchip == .split ? guest.pins(configuration.devices) : nil
         self.configuration = configuration
         let system = try lifted { () throws(KVMError) in try System() }
         let cpus = configuration.cpus
@@ -71,23 +87,29 @@ public final class Machine {
         guard cpus > 0, cpus <= limit else {
             throw .configuration("\(cpus) vCPUs asked for, KVM gives 1 to \(limit): change --cpus")
         }
-        memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
-        let boot = try LoadedGuest(
-            guest, into: memory, cpus: cpus,
-            tables: ACPITables(
-                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio))
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
         if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
             throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
         }
         host = HostAnswers(system, supported: table)
+        let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
+        let trial = asks ? try BreakpointTrial(system, table) : nil
+        memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
+        let boot = try LoadedGuest(
+            guest, into: memory, cpus: cpus,
+            tables: ACPITables(
+                cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
+                fixedHardware: configuration.devices.acpi == .full))
+        // The bench's guest programs the PIT and the TSC deadline timer.
+        let isPC = guest.isPC || configuration.bench != nil && configuration.irqchip != .none
+        vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
+        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC)
         plan = try LiveCPUIDPlan(
             configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
         ) { () throws(MachineError) in
-            if let support { support } else { try BreakpointSupport.probe(system) }
+            if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
-        vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, plan, pit: guest.isPC)
+        try Self.sendToUserspace(vm.machine, configuration, plan)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
@@ -96,16 +118,17 @@ public final class Machine {
         devices =
             guest.isPC
             ? try MachineDevices(
-                pc: configuration.devices, cpus: cpus, output: output, memory: memory, vm: vm, control: control,
-                marker: marker)
-            : MachineDevices(bareMetal: output, marker: marker)
-        if guest.isPC {
+                pc: configuration.devices, cpus: cpus, splitPins: splitPins, isTest: guest.isTest, output: output,
+                memory: memory, vm: vm,
+                control: control, marker: marker)
+            : MachineDevices(bareMetal: output, marker: marker, bench: configuration.bench)
+        if isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
         let parts = Parts(
             leaves: plan.kernelAnswers ? .asListed : host.kernelCounts ? .none : .snapshot,
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip, talliesByRIP: configuration.talliesByRIP)
+            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP)
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for _ in 0..<cpus {
@@ -156,6 +179,7 @@ public final class Machine {
         let boot: LoadedGuest
         let table: CPUIDTable
         let irqchip: Bool
+        let ioAPIC: IOAPIC?
         let talliesByRIP: Bool
     }
 
@@ -185,7 +209,7 @@ public final class Machine {
                     vcpu: vcpu, index: index, tally: tallies[index].writer, platform: parts.platform,
                     control: parts.control,
                     rare: RareExits(
-                        index: index, memory: parts.memory, interposer: interposer,
+                        index: index, memory: parts.memory, ioAPIC: parts.ioAPIC, interposer: interposer,
                         tripleFaultResets: parts.boot.tripleFaultResets)), rips: rips)
         } catch {
             throw .kvm(error)
@@ -194,6 +218,8 @@ public final class Machine {
 
     /// Runs the guest to its end.
     public func run() throws(MachineError) -> RunResult {
+        configuration.bench?.attach(
+            vm, memory, tallies, host, ring: vcpus.first?.loop.vcpu.coalescedRing, statistics: statistics)
         let before = statistics.read()
         let start = monotonicNanoseconds()
         let end = try runThreads()
@@ -239,6 +265,11 @@ public final class Machine {
         return anchors
     }
 
+    /// Ends the run from another thread, as its timeout would.
+    func stop() {
+        control.finish(.timeout)
+    }
+
     private func runThreads() throws(MachineError) -> RunEnd {
         let signals = try EndingSignals(configuration.endingSignals)
         var helper: Thread?
@@ -282,22 +313,22 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
-        _ plan: LiveCPUIDPlan, pit: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, pins: Int?,
+        isPC: Bool
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
             try vm.setIdentityMapAddress(0xFFFB_C000)
             try vm.setTSSAddress(0xFFFB_D000)
-            if configuration.irqchip {
+            if let pins {
+                try vm.splitIRQChip(pins: UInt32(pins))
+            } else if configuration.irqchip != .none {
                 try vm.createIRQChip()
             }
-            if plan.host == .userspace {
-                let leaves = TallyLeaf.range
-                try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
+            if configuration.devices.acpi == .full {
+                try vm.setGSIRouting(GSIRoute.pc)
             }
-            if pit {
+            if isPC, configuration.irqchip == .kernel {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))
             }
             try vm.setMemoryRegion(slot: 0, guestAddress: 0, size: memory.lowSize, host: memory.host)
@@ -305,6 +336,21 @@ public final class Machine {
                 try vm.setMemoryRegion(
                     slot: 1, guestAddress: GuestMemory.holeEnd, size: memory.size - memory.lowSize,
                     host: memory.host + Int(memory.lowSize))
+            }
+        } catch {
+            throw .kvm(error)
+        }
+    }
+
+    /// Has KVM pass on what the guest's tally, its CPUID faulting and the user's wishes need.
+    private static func sendToUserspace(
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
+    ) throws(MachineError) {
+        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
+        do throws(KVMError) {
+            if plan.host == .userspace {
+                let leaves = TallyLeaf.range
+                try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
             if !msrs.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))

@@ -7,9 +7,21 @@ import KVM
 struct RareExits: ~Copyable {
     let index: Int
     let memory: GuestMemory
+    let ioAPIC: IOAPIC?
     var interposer: CPUIDInterposer
     /// KVM_EXIT_SHUTDOWN is the guest's way to reset.
     let tripleFaultResets: Bool
+
+    /// The reason that a KVM_RUN which returned an error is counted under. One error is an exit of its own: -EFAULT with
+    /// KVM_EXIT_MEMORY_FAULT (kvm/api.rst 5); after all others `exit_reason` is of an older exit.
+    @inline(never)
+    static func reason(ofError result: Int32, _ page: UnsafeMutablePointer<kvm_run>) -> UInt32 {
+        isMemoryFault(result, page) ? VMTALLY_KVM_EXIT_MEMORY_FAULT : UInt32(KVM_EXIT_INTR)
+    }
+
+    private static func isMemoryFault(_ result: Int32, _ page: UnsafeMutablePointer<kvm_run>) -> Bool {
+        result == -EFAULT && page.pointee.exit_reason == VMTALLY_KVM_EXIT_MEMORY_FAULT
+    }
 
     /// Handles what KVM_RUN returned with. False when the vCPU is not to run again.
     @inline(never)
@@ -22,7 +34,11 @@ struct RareExits: ~Copyable {
     /// KVM_RUN returned an error.
     private mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
         guard result == -EINTR || result == -EAGAIN else {
-            return fail(vcpu, control, "KVM_RUN: \(describe(errno: -result))")
+            let error = describe(errno: -result)
+            guard Self.isMemoryFault(result, vcpu.runPage) else { return fail(vcpu, control, "KVM_RUN: \(error)") }
+            let fault = vmtally_memory_fault(vcpu.runPage)
+            let range = "\(hex(fault.size)) bytes at \(hex(fault.gpa))"
+            return fail(vcpu, control, "KVM_EXIT_MEMORY_FAULT: \(error): \(range), flags \(hex(fault.flags))")
         }
         // In this order: a stop that comes in between sets the flag again.
         VCPU.cancelExitRequest(runPage: vcpu.runPage)
@@ -52,12 +68,15 @@ struct RareExits: ~Copyable {
                 let accepted = try rare.interposer.writeMSR(msr.index, msr.data, vcpu)
                 vmtally_answer_msr(page, msr.data, accepted ? 0 : 1)
             }
-        case KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN:
+        case KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR:
             return true
         case KVM_EXIT_HLT:
             // No device of ours interrupts: whatever IF says, nothing wakes this vCPU.
             control.halted()
             return false
+        case KVM_EXIT_IOAPIC_EOI:
+            ioAPIC?.endOfInterrupt(vector: page.pointee.eoi.vector)
+            return true
         case KVM_EXIT_SHUTDOWN where tripleFaultResets:
             control.finish(.reset)
             return false

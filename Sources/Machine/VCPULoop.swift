@@ -39,7 +39,7 @@ struct VCPULoop: ~Copyable {
         while goesOn {
             let result = vcpu.run()
             let returned = account.clock()
-            let reason = result == 0 ? page.pointee.exit_reason : UInt32(KVM_EXIT_INTR)
+            let reason = result == 0 ? page.pointee.exit_reason : RareExits.reason(ofError: result, page)
             let slot = account.begin(reason)
             switch Int32(truncatingIfNeeded: reason) {
             case KVM_EXIT_IO where platform.portAccess(page) || platform.uartAccess(page): break

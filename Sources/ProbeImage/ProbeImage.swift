@@ -7,4 +7,11 @@ public enum ProbeImage {
             UnsafeRawBufferPointer(rebasing: $0[..<GuestImageBareMetal.count])
         }
     }
+
+    /// The guest of `vmtally bench` (guest-probe/Bench), likewise.
+    public static var bench: UnsafeRawBufferPointer {
+        withUnsafeBytes(of: &GuestImageBench.words) {
+            UnsafeRawBufferPointer(rebasing: $0[..<GuestImageBench.count])
+        }
+    }
 }

@@ -114,7 +114,7 @@ public struct HostReport: Equatable, Encodable, Sendable {
             virtualMachine: facts.cpuFlags.contains("hypervisor"))
         kernel = facts.kernel
         modules = facts.modules
-        backend = Self.backend(facts)
+        backend = Self.backend(among: facts.modules, cpuFlags: facts.cpuFlags)
         switch kvm {
         case .success(let kvm):
             device = Device(path: path, usable: true, apiVersion: kvm.apiVersion, file: file)
@@ -178,8 +178,8 @@ extension HostReport {
 
     /// The backend, as far as it can be told: a loadable module stays loaded only when it drives the processor, but
     /// one that is built in has its folder in /sys/module in any case.
-    private static func backend(_ facts: HostFacts) -> Backend {
-        guard let modules = facts.modules else {
+    static func backend(among modules: [HostFacts.Module]?, cpuFlags: Set<String>) -> Backend {
+        guard let modules else {
             return Backend(name: nil, evidence: "/sys/module cannot be read", notes: [])
         }
         let backends = modules.filter { $0.name.hasPrefix("kvm_") }
@@ -188,7 +188,7 @@ extension HostReport {
             return Backend(
                 name: loaded[0].name, evidence: "the module is loaded", notes: notes(loaded[0].name))
         }
-        let candidates = loaded + backends.filter { !$0.loadable && canDrive($0.name, facts.cpuFlags) }
+        let candidates = loaded + backends.filter { !$0.loadable && canDrive($0.name, cpuFlags) }
         if candidates.count == 1 {
             return Backend(
                 name: candidates[0].name,

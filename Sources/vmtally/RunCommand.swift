@@ -63,8 +63,11 @@ struct RunCommand: ParsableCommand {
             """)
     var cpuidSite: [CPUIDSiteOption] = []
 
-    @Flag(help: "Interrupt controllers in the kernel.")
-    var irqchip = false
+    @Option(help: "Interrupt controllers: none, kernel, or split: I/O APIC here, no PIC, no PIT. (Linux: kernel)")
+    var irqchip = InterruptControllers.none
+
+    @Option(help: "ACPI tables: reduced, or full: with PM registers, PM timer, PIC, PIT and clock.")
+    var acpi = DeviceConfiguration.ACPI.reduced
 
     @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
     var byRip: Int?
@@ -132,6 +135,9 @@ struct RunCommand: ParsableCommand {
         if case .failed(let failure) = result.end {
             warn("vmtally: \(failure)")
         }
+        if let loss = machine.output.loss {
+            warn("vmtally: \(loss)")
+        }
         if !quiet {
             if let shortfall = machine.plan.shortfall {
                 warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
@@ -152,6 +158,7 @@ struct RunCommand: ParsableCommand {
 
     private var devices: DeviceConfiguration {
         var devices = DeviceConfiguration()
+        devices.acpi = acpi
         devices.console = console
         devices.disks = disk.map { text in
             text.hasSuffix(",ro")
@@ -233,6 +240,8 @@ enum OnOff: String, ExpressibleByArgument, CaseIterable {
 }
 
 extension DeviceConfiguration.Console: ExpressibleByArgument {}
+extension DeviceConfiguration.ACPI: ExpressibleByArgument {}
+extension InterruptControllers: ExpressibleByArgument {}
 
 /// `--cpuid-site`.
 struct CPUIDSiteOption: ExpressibleByArgument, Equatable {

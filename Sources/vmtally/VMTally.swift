@@ -9,8 +9,8 @@ struct VMTally: ParsableCommand {
         abstract: "Counts and times every VM exit, for the host and for the guest.",
         version: version,
         subcommands: [
-            DemoCommand.self, RunCommand.self, BootCommand.self, CompareCommand.self, HistoryCommand.self,
-            HostCommand.self, CPUIDCommand.self,
+            DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
+            HistoryCommand.self, HostCommand.self, CPUIDCommand.self,
         ]
     )
 

@@ -12,7 +12,7 @@ struct ExitPathTests {
         "5TallyC6MemoryV5claim",  // the first exit of a reason from 256 up
         "8PlatformC10uartAccess",
         "8PlatformC7allOnes",
-        "9RareExitsV6handle",
+        "9RareExitsV6handle", "9RareExitsV6reason",
     ]
 
     @Test("no lock, no reference counting, no allocation, no call but KVM_RUN and the rare cases")

@@ -100,6 +100,20 @@ struct DeviceTests {
         #expect(GuestRequest.powerOff.end.reason == "power-off" && GuestRequest.powerOff.end.exitStatus == 0)
     }
 
+    @Test("PM1 registers: ACPI mode, an enable that keeps its bits, a status that is cleared by ones")
+    func fixedHardware() {
+        let power = ACPIPower()
+        #expect(power.get(UInt16.self, at: 4) == 1)
+        power.put(0x1402 as UInt16, at: 4)
+        #expect(power.get(UInt16.self, at: 4) == 0x1403)
+        power.put(0x0120 as UInt16, at: 2)
+        #expect(power.get(UInt32.self, at: 0) == 0x0120_0000)
+        power.put(0xFFFF as UInt16, at: 0)
+        #expect(power.get(UInt16.self, at: 0) == 0)
+        #expect(power.put(0x20 as UInt8, at: 5) == .powerOff)
+        #expect(power.get(UInt64.self, at: 0xC) == 0)
+    }
+
     @Test("the ACPI timer has 24 bits and moves")
     func timer() {
         let power = ACPIPower()

@@ -142,10 +142,77 @@ struct LoaderTests {
 
 @Suite("ACPI tables")
 struct ACPITests {
+    /// Entries of a MADT: type and bytes.
+    private func entries(_ table: ArraySlice<UInt8>) -> [(type: UInt8, bytes: [UInt8])] {
+        var entries: [(UInt8, [UInt8])] = []
+        var rest = table.dropFirst(44)
+        while let type = rest.first, let length = rest.dropFirst().first, length >= 2 {
+            entries.append((type, Array(rest.prefix(Int(length)))))
+            rest = rest.dropFirst(Int(length))
+        }
+        return entries
+    }
+
+    @Test("every processor is in the MADT, those from 255 on by their x2APIC ID", arguments: [1, 64, 255, 288])
+    func processors(cpus: Int) throws {
+        let memory = try GuestMemory(mebibytes: 2)
+        let root = try ACPITables(cpus: cpus, uart: true, virtio: []).write(to: memory)
+        let xsdt = try #require(memory.load(UInt64.self, at: root + 24))
+        let madt = try #require(memory.load(UInt64.self, at: xsdt + 44))
+        let size = Int(try #require(memory.load(UInt32.self, at: madt + 4)))
+        let all = entries(Array(try #require(memory.slice(madt, count: size)))[...])
+        let local = all.filter { $0.type == 0 }.map { Int($0.bytes[3]) }
+        let x2APIC = all.filter { $0.type == 9 }.map { Int($0.bytes[4]) | Int($0.bytes[5]) << 8 }
+        #expect(local + x2APIC == Array(0..<cpus))
+        #expect(x2APIC.allSatisfy { $0 >= 255 } && all.count == cpus + 2)
+    }
+
+    @Test("full: the FADT names what is in the ports, the MADT the PIT's and the SCI's pins")
+    func fixedHardware() throws {
+        let memory = try GuestMemory(mebibytes: 2)
+        let root = try ACPITables(cpus: 2, uart: true, virtio: [], fixedHardware: true).write(to: memory)
+        let xsdt = try #require(memory.load(UInt64.self, at: root + 24))
+        let fadt = try #require(memory.load(UInt64.self, at: xsdt + 36))
+        let madt = try #require(memory.load(UInt64.self, at: xsdt + 44))
+        #expect(memory.load(UInt16.self, at: fadt + 46) == 9)
+        #expect(memory.load(UInt32.self, at: fadt + 56) == 0x600 && memory.load(UInt8.self, at: fadt + 88) == 4)
+        #expect(memory.load(UInt32.self, at: fadt + 64) == 0x604 && memory.load(UInt8.self, at: fadt + 89) == 2)
+        #expect(memory.load(UInt32.self, at: fadt + 76) == 0x608 && memory.load(UInt8.self, at: fadt + 91) == 4)
+        #expect(memory.load(UInt32.self, at: fadt + 112).map { $0 & 1 << 20 } == 0)
+        #expect(memory.load(UInt64.self, at: fadt + 244) == 0, "no sleep registers")
+        let facs = try #require(memory.load(UInt64.self, at: fadt + 132))
+        #expect(facs % 64 == 0 && memory.slice(facs, count: 4)?.elementsEqual("FACS".utf8) == true)
+        #expect(memory.load(UInt32.self, at: madt + 40) == 1)
+        let size = Int(try #require(memory.load(UInt32.self, at: madt + 4)))
+        let overrides = entries(Array(try #require(memory.slice(madt, count: size)))[...]).filter { $0.type == 2 }
+        #expect(overrides.map { [$0.bytes[3], $0.bytes[4], $0.bytes[8]] } == [[0, 2, 0], [9, 9, 0b1101]])
+        for address in [fadt, madt] {
+            let count = Int(try #require(memory.load(UInt32.self, at: address + 4)))
+            #expect(memory.slice(address, count: count)?.reduce(0, &+) == 0)
+        }
+    }
+
+    @Test("no interrupt is given twice")
+    func interrupts() {
+        for acpi in DeviceConfiguration.ACPI.allCases {
+            for console in DeviceConfiguration.Console.allCases {
+                var configuration = DeviceConfiguration()
+                configuration.acpi = acpi
+                configuration.console = console
+                configuration.taps = [String](repeating: "tap", count: 40)
+                let given = configuration.virtio.map(\.gsi)
+                #expect(Set(given).count == given.count && given.count >= 16 && given.allSatisfy { $0 < 24 })
+                #expect(Set(given).isDisjoint(with: acpi == .full ? [0, 1, 2, 4, 8, 9, 13] : [0]))
+                #expect(console == .virtio || !given.contains(UART16550.irq))
+                #expect(configuration.pinsInUse <= 24)
+            }
+        }
+    }
+
     @Test("each table sums to zero, and the root leads to all of them")
     func checksums() throws {
         let memory = try GuestMemory(mebibytes: 2)
-        let virtio = (0..<19).map { ACPITables.VirtioDevice(address: 0xD000_0000 + $0 << 12, gsi: UInt32($0) + 5) }
+        let virtio = (0..<19).map { ACPITables.VirtioDevice(address: 0xFEC0_1000 + $0 << 12, gsi: UInt32($0) + 5) }
         let root = try ACPITables(cpus: 300, uart: true, virtio: virtio).write(to: memory)
         func sum(_ address: UInt64, _ count: Int) -> UInt8 {
             memory.slice(address, count: count)?.reduce(0, &+) ?? 1

@@ -211,6 +211,50 @@ struct VirtioTests {
         #expect(driver.memory.load(UInt32.self, at: Driver.used + 8) == 32)
     }
 
+    @Test("event indices: an interrupt when the driver's is passed, a notification when ours is")
+    func eventIndex() throws {
+        let driver = try Driver(VirtioEntropy(), features: 1 << 32 | 1 << 29)
+        let usedEvent = Driver.available + 4 + UInt64(Driver.size) * 2
+        let availableEvent = Driver.used + 4 + UInt64(Driver.size) * 8
+        driver.descriptor(0, 0x5000, 16, 2)
+        func request() {
+            driver.offer(0)
+            driver.notify()
+        }
+        request()
+        #expect(driver.interrupts.value == 1)
+        #expect(driver.memory.load(UInt16.self, at: availableEvent) == 1, "the next one, please")
+        driver.memory.store(3 as UInt16, at: usedEvent)
+        request()
+        request()
+        #expect(driver.interrupts.value == 1 && driver.usedIndex == 3)
+        request()
+        #expect(driver.interrupts.value == 2, "the fourth")
+        request()
+        #expect(driver.interrupts.value == 2)
+        #expect(driver.memory.load(UInt16.self, at: availableEvent) == 5)
+    }
+
+    @Test("buffers for input that has not come need no notification", arguments: [0, 1 << 29] as [UInt64])
+    func suppression(feature: UInt64) throws {
+        let console = VirtioConsole(output: SerialOutput(.none))
+        let driver = try Driver(console, features: 1 << 32 | feature)
+        driver.memory.store(0 as UInt16, at: Driver.used)
+        driver.device.put(0 as UInt32, at: 0x70)
+        driver.reset(1 << 32 | feature)
+        let place = feature == 0 ? Driver.used : Driver.used + 4 + UInt64(Driver.size) * 8
+        func wanted() -> Bool { driver.memory.load(UInt16.self, at: place) == (feature == 0 ? 0 : driver.usedIndex) }
+        #expect(!wanted())
+        driver.descriptor(0, 0x5000, 4, 2)
+        driver.offer(0)
+        console.receive(Array("hello".utf8))
+        driver.notify()
+        #expect(driver.usedIndex == 1 && wanted(), "one byte waits for a buffer")
+        driver.offer(0)
+        driver.notify()
+        #expect(driver.usedIndex == 2 && !wanted())
+    }
+
     @Test("a driver that asks for no interrupts gets none")
     func noInterrupt() throws {
         let driver = try Driver(VirtioEntropy())
@@ -356,7 +400,7 @@ struct VirtioTests {
                 driver.descriptor(0, 0x4000, 16, 1, 1)
                 driver.offer(UInt16.random(in: 0..<8, using: &random))
                 driver.notify()
-                if driver.needsReset { driver.reset(1 << 32 | 1 << 28) }
+                if driver.needsReset { driver.reset(1 << 32 | UInt64.random(in: 0..<4, using: &random) << 28) }
             }
         }
     }

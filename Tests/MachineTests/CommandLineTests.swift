@@ -182,6 +182,20 @@ struct CommandLineTests {
         #expect((exits["total"] as? [String: Any])?["count"] as? Int == 40_001)
     }
 
+    /// Lost bytes are told of at the end, with the reason, however quiet the run.
+    @Test(
+        arguments: [
+            (">&-", "Bad file descriptor"), (">/dev/full", "No space left on device"),
+            ("--serial file=/dev/full", "No space"),
+            (">$FOLDER/out", nil), ("--serial none", nil), (">/dev/null", nil),
+        ] as [(String, String?)])
+    func lostOutputIsReported(redirection: String, cause: String?) throws {
+        let outcome = try run(Self.flooder, "--guest $GUEST --quiet \(redirection)")
+        #expect(outcome.status == 43)
+        let report = cause.map { "vmtally: 40000 bytes of the guest's serial output are lost: \($0)" }
+        #expect(report.map(outcome.error.hasPrefix) ?? outcome.error.isEmpty, "\(outcome.error)")
+    }
+
     @Test func aReaderThatGoesAwayStopsNothing() throws {
         let guest = try folder.file("guest.elf", Self.flooder.elf)
         let outcome = try CommandLineTool.run(

@@ -130,6 +130,23 @@ struct FabricatedExitTests {
         #expect(outcome.tally[UInt32(KVM_EXIT_IO)] == nil)
     }
 
+    /// The one error that is an exit: counted under its own code, by no other error.
+    @Test(arguments: [(EFAULT, 39), (EINVAL, KVM_EXIT_INTR), (EIO, KVM_EXIT_INTR)] as [(Int32, Int32)])
+    func memoryFaultIsAnExit(error: Int32, code: Int32) throws {
+        let memory = try GuestMemory(mebibytes: 1)
+        let outcome = try FabricatedExit.run(try FabricatedExit.absentVCPU(), memory, error: error) { page in
+            page.pointee.exit_reason = 39
+            withUnsafeMutableBytes(of: &page.pointee.padding) {
+                $0.storeBytes(of: 8, toByteOffset: 0, as: UInt64.self)
+                $0.storeBytes(of: 0x1234_5000, toByteOffset: 8, as: UInt64.self)
+                $0.storeBytes(of: 0x1000, toByteOffset: 16, as: UInt64.self)
+            }
+        }
+        #expect(outcome.tally.reasons.map(\.code) == [UInt32(code)])
+        let expected = "KVM_EXIT_MEMORY_FAULT: Bad address: 0x1000 bytes at 0x12345000, flags 0x8"
+        #expect((outcome.failure?.cause == expected) == (code == 39))
+    }
+
     /// A signal during a run that has its end stops the vCPU and does not change the end.
     @Test(arguments: [EINTR, EAGAIN]) func interruptedRunStopsWhenItHasEnded(error: Int32) throws {
         let memory = try GuestMemory(mebibytes: 1)

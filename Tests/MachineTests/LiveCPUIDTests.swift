@@ -184,6 +184,34 @@ struct LiveCPUIDTests {
         #expect(outcome.result.leaf.unfound == ["nothing", "nowhere"])
     }
 
+    /// A guest that steps itself gets its #DB behind the CPUID that was answered, as behind any other instruction.
+    ///
+    /// lidt; mov eax, 0x4FFFFFFF; xor ecx, ecx; pushfq; or qword [rsp], 0x100; popfq; cpuid; nop; nop; hlt
+    /// #DB: mov ebx, data; mov rax, [rsp]; mov [rbx], rax; mov rax, dr6; mov [rbx + 8], rax; send 16 bytes; hlt
+    @Test(.enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"))
+    func theGuestsOwnStepEndsBehindTheCPUID() throws {
+        let before =
+            Assembly.loadIDT + Assembly.eax(0x4FFF_FFFF) + [0x31, 0xC9]
+            + [0x9C, 0x48, 0x81, 0x0C, 0x24, 0x00, 0x01, 0x00, 0x00, 0x9D]
+        let main = before + [0x0F, 0xA2, 0x90, 0x90] + Assembly.halt
+        let handler =
+            [0xBB] + little(UInt32(TinyGuest.dataAddress)) + [0x48, 0x8B, 0x04, 0x24] + Assembly.storeRAX
+            + [0x0F, 0x21, 0xF0, 0x48, 0x89, 0x43, 0x08] + Assembly.sendAndHalt(16)
+        let guest = TinyGuest(main + handler, sites: [before.count], handlers: [1: main.count])
+        let site = TinyGuest.codeAddress + UInt64(TinyGuest.prologue.count + before.count)
+        for mode in [LiveCPUIDMode.off, .sites] {
+            let outcome = try guest.run { $0.liveCPUID = mode }
+            #expect(outcome.result.leaf.answered.sites == (mode == .sites ? 1 : 0))
+            #expect(outcome.serial.count == 16, "\(outcome.result.end)")
+            guard outcome.serial.count == 16 else { continue }
+            let (rip, dr6) = outcome.serial.withUnsafeBytes {
+                ($0.loadUnaligned(as: UInt64.self), $0.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+            }
+            #expect(rip == site + 2, "\(mode): \(rip - site) bytes behind the CPUID")
+            #expect(dr6 & 0x400F == 0x4000, "\(mode): DR6 \(dr6)")
+        }
+    }
+
     @Test(.enabled(if: !Host.breakpoints.faulting, "CPUID in ring 3 faults here"))
     func missingModeIsRefusedWithTheReason() throws {
         #expect {

@@ -206,10 +206,11 @@ struct SerialOutputTests {
             return dup(other.writing)
         }()
         close(widow)
-        for descriptor in [-1, full, widowed] {
+        for (descriptor, error) in [(-1, nil), (full, ENOSPC), (widowed, EPIPE)] as [(Int32, Int32?)] {
             let output = SerialOutput(.descriptor(descriptor))
             for _ in 0..<10_000 { output.send(0x0A) }
             #expect(output.flush())
+            #expect(output.loss == error.map { SerialLoss(bytes: 10_000, error: $0) })
         }
         close(full)
         close(widowed)
@@ -231,8 +232,10 @@ struct SerialOutputTests {
         thread.join()
         #expect(sent.isSet)
         #expect(!output.flush())
+        #expect(output.loss == SerialLoss(bytes: 5, error: nil))
         #expect(pipe.read().allSatisfy { $0 == 0 })
         #expect(output.flush())
+        #expect(output.loss == nil)
         #expect(pipe.read() == Array("late\n".utf8))
     }
 

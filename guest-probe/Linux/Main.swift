@@ -188,8 +188,7 @@ func print(
     var output = Output(descriptor)
     let report = Report(tally: tally, json: options.json)
     let live = tally.isLive
-    let total =
-        before.map { after.total.since($0.total, own: live ? Snapshot.ownQueriesInTotal : 0) } ?? after.total
+    let total = after.growth(of: { $0.total }, since: before, own: live ? Snapshot.ownQueriesInTotal : 0)
     if options.json {
         report.jsonHead(&output)
         if let command {
@@ -212,7 +211,7 @@ func print(
     for index in 0..<min(tally.vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2) {
         let reason = tally.vocabulary.reasons[index]
         let own = live && reason.code == tally.queryReason ? Snapshot.ownQueriesInReason : 0
-        let pair = before.map { after.pair(index).since($0.pair(index), own: own) } ?? after.pair(index)
+        let pair = after.growth(of: { $0.pair(index) }, since: before, own: own)
         guard pair.count > 0 else { continue }
         if options.json {
             output.put(isFirst ? "{\"code\":" : ",{\"code\":")

@@ -170,7 +170,7 @@ static void mix(struct shared *s)
 	uint32_t r[4], i;
 
 	while (now - start < s->n) {
-		for (i = 0; i < 2000; i++) {
+		for (i = 0; i < 3000; i++) {
 			now = rdtsc();
 			if (now - last < step)
 				guest += now - last;

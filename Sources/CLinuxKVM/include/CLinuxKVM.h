@@ -172,6 +172,12 @@ void vmtally_name_thread(const char *name);
 /* Gives the calling thread a descriptor table of its own, a copy (unshare(2), CLONE_FILES). Returns 0 or -errno. */
 int vmtally_unshare_descriptors(void);
 
+/* Keeps the calling thread on one CPU. Returns 0 or -errno. */
+int vmtally_pin_thread(int cpu);
+
+/* The CPUs that the calling thread may use, ascending, at most `room` of them; returns how many, or -errno. */
+int vmtally_allowed_cpus(int *cpus, int room);
+
 /* The registers that KVM exchanges through the run page (KVM_CAP_SYNC_REGS). */
 VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
 {
@@ -187,6 +193,21 @@ struct vmtally_cpuid_exit {
 VMTALLY_INLINE struct vmtally_cpuid_exit *vmtally_cpuid_exit(struct kvm_run *run)
 {
 	return (struct vmtally_cpuid_exit *)run->padding;
+}
+
+/* KVM_EXIT_MEMORY_FAULT, newer than the headers of some systems (Linux 6.8; kvm/api.rst 5). */
+static const uint32_t VMTALLY_KVM_EXIT_MEMORY_FAULT = 39;
+
+struct vmtally_memory_fault {
+	uint64_t flags, gpa, size;
+};
+
+VMTALLY_INLINE struct vmtally_memory_fault vmtally_memory_fault(const struct kvm_run *run)
+{
+	struct vmtally_memory_fault fault;
+
+	__builtin_memcpy(&fault, run->padding, sizeof(fault));
+	return fault;
 }
 
 /* Answers KVM_EXIT_MMIO of a read, little-endian. */

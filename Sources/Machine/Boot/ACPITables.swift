@@ -1,8 +1,8 @@
-/// The ACPI tables of a machine with hardware-reduced ACPI: processors, I/O APIC, UART, virtio-mmio devices, and the
-/// registers that switch off and reset (ACPI 6.5, chapter 5).
+/// The ACPI tables: processors, I/O APIC, UART, virtio-mmio devices, and the registers that switch off and reset (ACPI
+/// 6.5, chapter 5).
 ///
-/// Hardware-reduced, so that a guest leaves PIC, PIT and the rest of the PC alone: every device it does not try to
-/// find is exits saved.
+/// Hardware-reduced if nothing else is asked for, so that a guest leaves PIC, PIT and the rest of the PC alone: every
+/// device it does not try to find is exits saved.
 struct ACPITables {
     /// A virtio-mmio transport.
     struct VirtioDevice: Equatable {
@@ -11,11 +11,12 @@ struct ACPITables {
     }
 
     static let localAPIC: UInt64 = 0xFEE0_0000
-    static let ioAPIC: UInt32 = 0xFEC0_0000
 
     let cpus: Int
     let uart: Bool
     let virtio: [VirtioDevice]
+    /// Announces PM1 registers, PM timer, PIC, PIT and real-time clock.
+    var fixedHardware = false
 
     /// Room for the tables, from ``LinuxBoot/Layout/acpi`` on.
     private static let room = Int(LinuxBoot.Layout.resetVector - LinuxBoot.Layout.acpi)
@@ -34,7 +35,8 @@ struct ACPITables {
             return address
         }
         let dsdt = place(differentiatedDescription)
-        let tables = [place(Self.fixedDescription(dsdt: dsdt)), place(multipleAPICDescription)]
+        let facs = fixedHardware ? place(Self.firmwareControl) : 0
+        let tables = [place(fixedDescription(dsdt: dsdt, facs: facs)), place(multipleAPICDescription)]
         let xsdt = place(Table("XSDT", revision: 1) { bytes in tables.forEach { bytes.add($0) } }.bytes)
         placed.append((root, Self.rootPointer(xsdt: xsdt)))
         guard next - root <= UInt64(Self.room) else {
@@ -62,21 +64,44 @@ struct ACPITables {
         return bytes
     }
 
+    /// FACS (5.2.10), for the operating system to write to.
+    private static var firmwareControl: [UInt8] {
+        var bytes = Array("FACS".utf8)
+        bytes.add(64 as UInt32)
+        return bytes + [UInt8](repeating: 0, count: 24) + [2] + [UInt8](repeating: 0, count: 31)
+    }
+
     /// FADT (5.2.9).
-    private static func fixedDescription(dsdt: UInt64) -> [UInt8] {
+    private func fixedDescription(dsdt: UInt64, facs: UInt64) -> [UInt8] {
         var table = Table("FACP", revision: 6) { bytes in
             bytes += [UInt8](repeating: 0, count: 276 - Table.headerSize)
         }
-        // IAPC_BOOT_ARCH: no VGA, no MSI, no ASPM, no CMOS RTC; neither legacy devices nor an 8042.
-        table.store(0b11_1100 as UInt16, at: 109)
-        // Flags: WBINVD, no fixed power and sleep buttons, RESET_REG_SUP, HW_REDUCED_ACPI.
-        table.store(1 << 0 | 1 << 4 | 1 << 5 | 1 << 10 | 1 << 20 as UInt32, at: 112)
+        // IAPC_BOOT_ARCH: no VGA, no MSI, no ASPM, no 8042. Flags: WBINVD, no fixed power and sleep buttons, RESET_REG_SUP.
+        var architecture: UInt16 = 0b01_1100
+        var flags: UInt32 = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 10
+        if fixedHardware {
+            architecture |= 1 << 0  // legacy devices
+            flags |= 1 << 2 | 1 << 6  // PROC_C1, no wake status of the RTC
+            table.store(UInt16(ACPIPower.irq), at: 46)
+            table.storeRegister(ACPIPower.eventPort, bytes: 4, at: 56, length: 88, extended: 148)
+            table.storeRegister(ACPIPower.controlPort, bytes: 2, at: 64, length: 89, extended: 172)
+            table.storeRegister(ACPIPower.timerPort, bytes: 4, at: 76, length: 91, extended: 208)
+            table.store(0xFFFF as UInt16, at: 96)  // neither C2
+            table.store(0xFFFF as UInt16, at: 98)  // nor C3
+            table.store(RealTimeClock.centuryRegister, at: 108)
+            table.store(facs, at: 132)
+        } else {
+            architecture |= 1 << 5  // no CMOS RTC
+            flags |= 1 << 20  // HW_REDUCED_ACPI
+            table.storePort(ACPIPower.sleepControlPort, at: 244)
+            table.storePort(ACPIPower.sleepStatusPort, at: 256)
+        }
+        table.store(architecture, at: 109)
+        table.store(flags, at: 112)
         table.storePort(ACPIPower.resetPort, at: 116)
         table.store(ACPIPower.resetValue, at: 128)
         table.store(3 as UInt8, at: 131)  // minor version
         table.store(dsdt, at: 140)
-        table.storePort(ACPIPower.sleepControlPort, at: 244)
-        table.storePort(ACPIPower.sleepStatusPort, at: 256)
         return table.bytes
     }
 
@@ -84,7 +109,7 @@ struct ACPITables {
     private var multipleAPICDescription: [UInt8] {
         Table("APIC", revision: 6) { bytes in
             bytes.add(UInt32(truncatingIfNeeded: Self.localAPIC))
-            bytes.add(0 as UInt32)  // no 8259 that would need masking
+            bytes.add(fixedHardware ? 1 : 0 as UInt32)  // 8259s that need masking
             for cpu in 0..<cpus {
                 if cpu < 255 {
                     bytes += [0, 8, UInt8(cpu), UInt8(cpu)]
@@ -97,8 +122,12 @@ struct ACPITables {
                 }
             }
             bytes += [1, 12, 0, 0]
-            bytes.add(Self.ioAPIC)
+            bytes.add(UInt32(truncatingIfNeeded: IOAPIC.address))
             bytes.add(0 as UInt32)  // its first interrupt
+            if fixedHardware {
+                bytes += [2, 10, 0, 0, 2, 0, 0, 0, 0, 0]  // the PIT's interrupt 0 at pin 2
+                bytes += [2, 10, 0, UInt8(ACPIPower.irq), UInt8(ACPIPower.irq), 0, 0, 0, 0b1101, 0]  // level, high
+            }
             bytes += [4, 6, 0xFF, 0, 0, 1]  // NMI at LINT1 of every processor
         }.bytes
     }
@@ -106,16 +135,13 @@ struct ACPITables {
     /// DSDT (5.2.11.1): what is in the machine, in AML (chapter 20).
     private var differentiatedDescription: [UInt8] {
         var devices: [UInt8] = []
+        if fixedHardware {
+            devices += Self.isaDevice("PIC_", "PNP0000", [0x20...0x21, 0xA0...0xA1], irq: 2)
+            devices += Self.isaDevice("TIMR", "PNP0100", [0x40...0x43], irq: 0)
+            devices += Self.isaDevice("RTC_", "PNP0B00", [RealTimeClock.ports], irq: nil)
+        }
         if uart {
-            devices += AML.device(
-                "COM1",
-                AML.name("_HID", AML.eisaID("PNP0501")) + AML.name("_UID", AML.integer(0))
-                    + AML.name(
-                        "_CRS",
-                        AML.resources([
-                            AML.ioPort(UART16550.ports.lowerBound, count: UInt8(UART16550.ports.count)),
-                            AML.irq(UInt8(UART16550.irq)),
-                        ])))
+            devices += Self.isaDevice("COM1", "PNP0501", [UART16550.ports], irq: UInt8(UART16550.irq))
         }
         for (index, device) in virtio.enumerated() {
             let digits = String(index, radix: 16, uppercase: true)
@@ -132,6 +158,19 @@ struct ACPITables {
         }
         let softOff = AML.name("_S5_", AML.package([AML.integer(UInt64(ACPIPower.softOff)), AML.integer(0)]))
         return Table("DSDT", revision: 2) { bytes in bytes += AML.scope("\\_SB_", devices) + softOff }.bytes
+    }
+}
+
+extension ACPITables {
+    /// A device with ports and an interrupt of the ISA bus.
+    private static func isaDevice(_ name: String, _ id: String, _ ports: [ClosedRange<UInt16>], irq: UInt8?) -> [UInt8]
+    {
+        let resources =
+            ports.map { AML.ioPort($0.lowerBound, count: UInt8($0.count)) } + (irq.map { [AML.irq($0)] } ?? [])
+        return AML.device(
+            name,
+            AML.name("_HID", AML.eisaID(id)) + AML.name("_UID", AML.integer(0))
+                + AML.name("_CRS", AML.resources(resources)))
     }
 }
 
@@ -167,6 +206,15 @@ private struct Table {
         store(8 as UInt8, at: offset + 1)
         store(1 as UInt8, at: offset + 3)
         store(UInt64(port), at: offset + 4)
+    }
+
+    /// A fixed register block: its port, its length, and both again as a generic address structure.
+    mutating func storeRegister(_ port: UInt16, bytes: UInt8, at offset: Int, length: Int, extended: Int) {
+        store(UInt32(port), at: offset)
+        store(bytes, at: length)
+        storePort(port, at: extended)
+        store(bytes * 8, at: extended + 1)
+        store(bytes == 2 ? 2 : 3 as UInt8, at: extended + 3)  // accesses of 2 or 4 bytes
     }
 
     /// The byte that makes the sum zero.

@@ -1,5 +1,6 @@
 import CLinuxKVM
 import KVM
+import Synchronization
 
 /// What guest debugging on this host can do, found out by trying it in a VM of its own.
 ///
@@ -24,9 +25,6 @@ public struct BreakpointSupport: Equatable, Sendable {
         return faulting ? nil : "CPUID in ring 3 does not fault on this host"
     }
 
-    /// A trial that takes longer than this is stuck, ms.
-    private static let patience = 1000
-
     // nop; out %al, $0x80; hlt
     private static let ring0Code: [UInt8] = [0x90, 0xE6, 0x80, 0xF4]
     // cpuid; out %al, $0x80; hlt
@@ -49,72 +47,63 @@ public struct BreakpointSupport: Equatable, Sendable {
     ///
     /// - Throws: what building a VM can throw.
     public static func probe(_ system: borrowing System) throws(MachineError) -> BreakpointSupport {
-        let memory = try GuestMemory(mebibytes: 1)
-        let longMode = LongMode(base: Address.longMode)
-        guard longMode.write(to: memory, user: true) else { throw .memory("no room for page tables") }
-        for (code, address) in [
-            (ring0Code, Address.ring0), (ring3Code, Address.ring3), (handlerCode, Address.handler),
-        ] {
-            memory.slice(address, count: code.count)?.copyBytes(from: code)
-        }
-        let gate = Address.handler & 0xFFFF | UInt64(LongMode.Segment.code.selector) << 16 | 0x8E00 << 32
-        memory.store(gate, at: Address.idt + 13 * 16)
-        memory.store(Address.stack, at: Address.tss + 4)
-        let vcpu = try lifted { () throws(KVMError) in
-            let machine = try system.createVM()
-            try machine.setMemoryRegion(slot: 0, guestAddress: 0, size: memory.size, host: memory.host)
-            let vcpu = try machine.createVCPU(id: 0)
-            try vcpu.setCPUID(try system.supportedCPUID())
-            return vcpu
-        }
-        return try watched(TrialVM(vcpu, memory), longMode)
+        let table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
+        return try BreakpointTrial(system, table).result()
     }
 
-    /// The trials' VM, for two threads to hold.
-    private final class TrialVM: @unchecked Sendable {
-        let vcpu: VCPU
-        private let memory: GuestMemory
-
-        init(_ vcpu: consuming VCPU, _ memory: GuestMemory) {
-            self.vcpu = vcpu
-            self.memory = memory
+    /// Builds the VM, tries it, and calls `stoppable` with the vCPU before it first runs.
+    fileprivate static func tryOut(
+        _ system: borrowing System, _ table: CPUIDTable, stoppable: (borrowing VCPU) -> Void,
+        outcome: (Result<BreakpointSupport, MachineError>) -> Void
+    ) {
+        do throws(MachineError) {
+            let memory = try GuestMemory(mebibytes: 1)
+            let longMode = LongMode(base: Address.longMode)
+            guard longMode.write(to: memory, user: true) else { throw .memory("no room for page tables") }
+            for (code, address) in [
+                (ring0Code, Address.ring0), (ring3Code, Address.ring3), (handlerCode, Address.handler),
+            ] {
+                memory.slice(address, count: code.count)?.copyBytes(from: code)
+            }
+            let gate = Address.handler & 0xFFFF | UInt64(LongMode.Segment.code.selector) << 16 | 0x8E00 << 32
+            memory.store(gate, at: Address.idt + 13 * 16)
+            memory.store(Address.stack, at: Address.tss + 4)
+            let vcpu = try lifted { () throws(KVMError) in
+                let machine = try system.createVM()
+                try machine.setMemoryRegion(slot: 0, guestAddress: 0, size: memory.size, host: memory.host)
+                let vcpu = try machine.createVCPU(id: 0)
+                try vcpu.setCPUID(table)
+                return vcpu
+            }
+            stoppable(vcpu)
+            // Before the VM is taken apart, which takes the kernel milliseconds.
+            outcome(.success(try lifted { () throws(KVMError) in try trials(vcpu, longMode) }))
+            withExtendedLifetime(memory) {}
+        } catch {
+            outcome(.failure(error))
         }
     }
 
-    /// Runs the trials with a second thread that ends a KVM_RUN which does not come back.
-    ///
-    /// That thread also lets go of the VM last: the kernel takes milliseconds to take one apart, and the guest that waits
-    /// to be started need not wait for that.
-    private static func watched(
-        _ trial: consuming TrialVM, _ longMode: LongMode
-    ) throws(MachineError) -> BreakpointSupport {
-        let control = try RunControl(cpus: 1)
-        control.enter(vcpu: 0, runPage: trial.vcpu.runPage)
-        let watchdog = try Thread(name: "vmtally-trial") { [trial] in
-            control.wait(until: deadline(milliseconds: patience), EndingSignals())
-            withExtendedLifetime(trial) {}
-        }
-        let support = Result { [trial] () throws(KVMError) in try trials(trial.vcpu, longMode) }
-        control.leave(vcpu: 0)
-        _ = consume trial
-        control.finish(.halted)
-        watchdog.detach()
-        return try support.mapError(MachineError.kvm).get()
-    }
-
-    private static func trials(_ vcpu: borrowing VCPU, _ longMode: LongMode) throws(KVMError) -> BreakpointSupport {
-        var support = BreakpointSupport()
+    /// Ring 0 or ring 3 of the trial's guest, at an instruction.
+    private static func enter(
+        _ vcpu: borrowing VCPU, _ longMode: LongMode, user: Bool, at address: UInt64, stack: UInt64, flags: UInt64
+    ) throws(KVMError) {
         var special = try vcpu.specialRegisters()
-        longMode.enter(&special)
+        longMode.enter(&special, user: user)
         special.idt.base = Address.idt
         special.idt.limit = 14 * 16 - 1
         special.tr.base = Address.tss
         try vcpu.setSpecialRegisters(special)
         var registers = kvm_regs()
-        registers.rflags = 2
-        registers.rip = Address.ring0
-        registers.rsp = Address.stack
+        registers.rflags = flags
+        registers.rip = address
+        registers.rsp = stack
         try vcpu.setRegisters(registers)
+    }
+
+    private static func trials(_ vcpu: borrowing VCPU, _ longMode: LongMode) throws(KVMError) -> BreakpointSupport {
+        var support = BreakpointSupport()
+        try enter(vcpu, longMode, user: false, at: Address.ring0, stack: Address.stack, flags: 0x2)
         do {
             try vcpu.setGuestDebug(.breakpoints([Address.ring0]))
         } catch {
@@ -122,19 +111,12 @@ public struct BreakpointSupport: Equatable, Sendable {
         }
         support.hardware = vcpu.stops(at: Address.ring0)
         guard support.hardware else { return support }
-        registers.rflags = 0x1_0002
-        try vcpu.setRegisters(registers)
+        // RF
+        try enter(vcpu, longMode, user: false, at: Address.ring0, stack: Address.stack, flags: 0x1_0002)
         support.resumeFlag = vcpu.run() == 0 && vcpu.runPage.pointee.exit_reason == UInt32(KVM_EXIT_IO)
 
-        longMode.enter(&special, user: true)
-        special.idt.base = Address.idt
-        special.idt.limit = 14 * 16 - 1
-        special.tr.base = Address.tss
-        registers.rflags = 0x3002  // IOPL 3: ring 3 may use ports
-        registers.rip = Address.ring3
-        registers.rsp = Address.userStack
-        try vcpu.setSpecialRegisters(special)
-        try vcpu.setRegisters(registers)
+        // IOPL 3: ring 3 may use ports
+        try enter(vcpu, longMode, user: true, at: Address.ring3, stack: Address.userStack, flags: 0x3002)
         try vcpu.setGuestDebug(.breakpoints([Address.handler]))
         do {
             try FaultingMSRs.enable(vcpu)
@@ -145,6 +127,62 @@ public struct BreakpointSupport: Equatable, Sendable {
         // Else it went on to the OUT, and has the HLT before it.
         support.privilegedFaults = support.faulting || vcpu.stops(at: Address.handler)
         return support
+    }
+}
+
+/// A trial that runs in a thread of its own, beside whatever else a starting machine has to do.
+///
+/// The thread also takes the trial's VM apart, for which nobody waits.
+final class BreakpointTrial {
+    private final class Shared: Sendable {
+        let system: System
+        let control: RunControl
+        let outcome = Mutex<Result<BreakpointSupport, MachineError>?>(nil)
+
+        init(_ system: consuming System, _ control: RunControl) {
+            self.system = system
+            self.control = control
+        }
+    }
+
+    /// A trial that takes longer than this is stuck, ms.
+    private static let patience = 1000
+
+    private let shared: Shared
+    private let thread: Thread
+    private var isJoined = false
+
+    /// - Parameter table: what KVM supports.
+    init(_ system: borrowing System, _ table: CPUIDTable) throws(MachineError) {
+        let copy = try lifted { () throws(KVMError) in try system.duplicate() }
+        let shared = Shared(copy, try RunControl(cpus: 1))
+        self.shared = shared
+        thread = try Thread(name: "vmtally-trial") {
+            BreakpointSupport.tryOut(shared.system, table) { vcpu in
+                shared.control.enter(vcpu: 0, runPage: vcpu.runPage)
+            } outcome: { result in
+                shared.control.leave(vcpu: 0)
+                shared.outcome.withLock { $0 = result }
+                shared.control.finish(.halted)
+            }
+        }
+    }
+
+    deinit {
+        guard !isJoined else { return }
+        // Nobody wants to know any more, or the outcome is there: only a trial that is stuck takes notice.
+        shared.control.finish(.timeout)
+        thread.detach()
+    }
+
+    /// Waits for the outcome, and calls a trial off that is stuck: what it found until then is the outcome.
+    func result() throws(MachineError) -> BreakpointSupport {
+        shared.control.wait(until: deadline(milliseconds: Self.patience), EndingSignals())
+        if shared.control.end == .timeout {
+            isJoined = true
+            thread.join()
+        }
+        return try shared.outcome.withLock { $0 }?.get() ?? BreakpointSupport()
     }
 }
 

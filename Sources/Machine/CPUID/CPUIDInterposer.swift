@@ -172,13 +172,13 @@ struct CPUIDInterposer: ~Copyable {
             let next = registers.rip &+ length
             registers.rip = linear.special.cs.l == 1 ? next : UInt64(UInt32(truncatingIfNeeded: next))
         }
-        try traceIfAsked(vcpu, special: nil)
+        try trapIfStepped(vcpu, linear.special)
     }
 
     /// A #GP, at its handler's first instruction: a CPUID of ring 3, or the guest's own affair.
     private mutating func answerFault(_ vcpu: borrowing VCPU, _ linear: LinearMemory) throws(KVMError) {
         guard !faultingMSRs.guestFaulting,
-            let frame = InterruptFrame(at: vcpu.syncRegisters.pointee.regs.rsp, linear, vcpu),
+            let frame = InterruptFrame(at: vcpu.copies.pointee.regs.rsp, linear, vcpu),
             frame.fromUser, frame.errorCode == 0,
             let code = InterruptFrame.segment(frame.cs, linear, vcpu),
             let stack = InterruptFrame.segment(frame.ss, linear, vcpu),
@@ -189,22 +189,22 @@ struct CPUIDInterposer: ~Copyable {
             answered.faults += try answer(&registers, vcpu)
             frame.unwind(&registers, &special, code: code, stack: stack, past: length)
         }
-        vcpu.changeSpecialRegisters(to: special)
-        try traceIfAsked(vcpu, special: special)
+        vcpu.copies.pointee.sregs = special
+        vcpu.copyIn(.special)
+        try trapIfStepped(vcpu, special)
     }
 
-    /// A guest that steps (RFLAGS.TF) gets its #DB behind the instruction that was answered.
-    private func traceIfAsked(_ vcpu: borrowing VCPU, special: kvm_sregs?) throws(KVMError) {
-        let registers = vcpu.syncRegisters.pointee.regs
-        guard registers.rflags & 0x100 != 0 else { return }
-        // Now: registers that KVM takes over when it runs the vCPU would drop the exception.
+    /// Gives a guest that steps itself the #DB that follows the CPUID just answered (SDM vol. 3B 19.3.1.4).
+    private func trapIfStepped(_ vcpu: borrowing VCPU, _ special: kvm_sregs) throws(KVMError) {
+        let trapFlag: UInt64 = 0x100
+        let registers = vcpu.copies.pointee.regs
+        guard registers.rflags & trapFlag != 0 else { return }
+        // At once: KVM drops a pending exception when it takes over registers.
+        vcpu.takeBack([.general, .special])
+        try vcpu.setSpecialRegisters(special)
         try vcpu.setRegisters(registers)
-        if let special {
-            try vcpu.setSpecialRegisters(special)
-        }
-        vcpu.runPage.pointee.kvm_dirty_regs = 0
-        let singleStep: UInt64 = 0xFFFF_4FF0
-        try vcpu.reinjectDebugException(dr6: singleStep, breakpoints: breakpoints)
+        let step: UInt64 = 0xFFFF_4FF0  // DR6 with BS alone
+        try vcpu.reinjectDebugException(dr6: step, breakpoints: breakpoints)
     }
 
     /// Length of the instruction that raised #GP, if it is a CPUID or stands for one.
@@ -273,19 +273,11 @@ struct CPUIDInterposer: ~Copyable {
 }
 
 extension VCPU {
-    /// The run page's copy of the registers, current after each exit when `kvm_valid_regs` asks for it (kvm/api.rst 5).
-    fileprivate var syncRegisters: UnsafeMutablePointer<kvm_sync_regs> { vmtally_sync_regs(runPage) }
-
     /// Changes the general registers; KVM takes them over when it runs the vCPU again.
     fileprivate func changeRegisters(
         _ change: (inout kvm_regs, borrowing VCPU) throws(KVMError) -> Void
     ) throws(KVMError) {
-        try change(&syncRegisters.pointee.regs, self)
+        try change(&copies.pointee.regs, self)
         copyIn(.general)
-    }
-
-    fileprivate func changeSpecialRegisters(to special: kvm_sregs) {
-        syncRegisters.pointee.sregs = special
-        copyIn(.special)
     }
 }

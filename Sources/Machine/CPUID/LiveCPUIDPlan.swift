@@ -67,6 +67,17 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     }
 }
 
+extension LiveCPUIDMode {
+    /// Whether it depends on what breakpoints can do here.
+    func asksForBreakpoints(_ host: HostAnswers) -> Bool {
+        switch self {
+        case .off, .host: false
+        case .fault, .sites: true
+        case .auto: host == .none
+        }
+    }
+}
+
 extension LiveCPUIDPlan {
     /// Settles on what works.
     ///
@@ -79,15 +90,16 @@ extension LiveCPUIDPlan {
             self = .snapshot
             return
         }
-        if host != .none, mode == .auto || mode == .host {
+        guard mode.asksForBreakpoints(host) else {
+            guard host != .none else {
+                throw .configuration(
+                    "--live-cpuid host: this kernel does not answer the tally leaves: "
+                        + "it takes the patch in kernel-patch/")
+            }
             self = LiveCPUIDPlan(
                 host: host, fault: false, sites: [], searches: [], plants: false, resumeFlagWorks: false,
                 shortfall: nil)
             return
-        }
-        guard mode != .host else {
-            throw .configuration(
-                "--live-cpuid host: this kernel does not answer the tally leaves: it takes the patch in kernel-patch/")
         }
         let support = try support()
         let wantsFault = mode == .auto || mode == .fault

@@ -18,6 +18,21 @@ final class EventDescriptor: Sendable {
         eventfd_write(rawValue, 1)
     }
 
+    /// Waits for a signal and takes it; false when none came in time.
+    func wait(milliseconds: Int) -> Bool {
+        let deadline = deadline(milliseconds: milliseconds)
+        while true {
+            var waiting = pollfd(fd: rawValue, events: Int16(POLLIN), revents: 0)
+            let now = monotonicNanoseconds()
+            guard now < deadline else { return false }
+            let left = deadline == .max ? -1 : Int32(clamping: (deadline - now + 999_999) / 1_000_000)
+            if poll(&waiting, 1, left) > 0 {
+                clear()
+                return true
+            }
+        }
+    }
+
     /// Takes the signals that have come.
     func clear() {
         var count: eventfd_t = 0

@@ -23,6 +23,15 @@ public struct DeviceConfiguration: Sendable {
         case none
     }
 
+    /// What the ACPI tables announce.
+    public enum ACPI: String, CaseIterable, Sendable {
+        /// Hardware-reduced ACPI: processors, I/O APIC, console and virtio devices. A guest leaves the rest alone.
+        case reduced
+        /// A PC's fixed hardware as well: PM1 registers, PM timer, 8259s, 8254, real-time clock.
+        case full
+    }
+
+    public var acpi = ACPI.reduced
     public var console = Console.serial
     public var disks: [Disk] = []
     /// Names of tap interfaces, a virtio network card each.
@@ -41,48 +50,73 @@ public struct DeviceConfiguration: Sendable {
 
     var virtioCount: Int { disks.count + taps.count + (console == .virtio ? 1 : 0) + (entropy ? 1 : 0) }
 
-    /// What the ACPI tables tell of the virtio devices.
+    /// What the ACPI tables tell of the virtio devices, as many as there are interrupts for.
     var virtio: [ACPITables.VirtioDevice] {
-        (0..<virtioCount).map { index in
-            ACPITables.VirtioDevice(
-                address: MachineDevices.virtioWindow + UInt64(index) << 12,
-                gsi: MachineDevices.firstVirtioGSI + UInt32(index))
+        zip(0..<virtioCount, virtioGSIs).map { index, gsi in
+            ACPITables.VirtioDevice(address: MachineDevices.virtioWindow + UInt64(index) << 12, gsi: gsi)
         }
+    }
+
+    /// Pins of the I/O APIC that nothing else has: a PC's, or all but number 0 (an invalid interrupt to Linux) and those
+    /// before the UART's.
+    var virtioGSIs: [UInt32] {
+        switch (acpi, console) {
+        case (.full, _): Array(16...23) + [5, 6, 7, 10, 11, 12, 14, 15]
+        case (.reduced, .serial): Array(5...23)
+        case (.reduced, .virtio), (.reduced, .none): Array(1...23)
+        }
+    }
+
+    /// Pins up to the last in use: each costs a Linux guest some twenty accesses as it starts.
+    var pinsInUse: Int {
+        Int(max(virtio.map(\.gsi).max() ?? 0, console == .serial ? UART16550.irq : 0)) + 1
     }
 }
 
 /// The devices of one machine, and the thread that works for them.
 struct MachineDevices {
-    /// virtio-mmio transports, 4 KiB each; in the hole below 4 GiB.
-    static let virtioWindow: UInt64 = 0xD000_0000
-    /// Their interrupts: I/O APIC pins from here on.
-    static let firstVirtioGSI: UInt32 = 5
-    /// The I/O APIC has 24 pins.
-    static let virtioLimit = 19
+    /// virtio-mmio transports, 4 KiB each, next to the I/O APIC.
+    static let virtioWindow = IOAPIC.address + 0x1000
 
     let platform: Platform
     /// Nil: nothing to wait for.
     let loop: EventLoop?
     let input: ConsoleInput?
+    /// Where split chips leave it to us.
+    let ioAPIC: IOAPIC?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
-    init(bareMetal output: SerialOutput, marker: BootMarker) {
+    init(bareMetal output: SerialOutput, marker: BootMarker, bench: BenchHost? = nil) {
         loop = nil
         input = nil
-        platform = Platform(ports: [
-            (UART16550.ports, UART16550(output: output)),
-            (ExitPort.port...ExitPort.port, ExitPort()),
-            (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
-        ])
+        ioAPIC = nil
+        platform = Platform(
+            ports: [
+                (UART16550.ports, UART16550(output: output)),
+                (ExitPort.port...ExitPort.port, ExitPort()),
+                (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
+            ] + (bench.map { [(BenchPorts.range, BenchPorts($0))] } ?? []),
+            slots: bench.map { [BenchRegisters($0)] } ?? [], window: BenchLayout.device)
     }
 
     /// What Linux drives.
+    ///
+    /// - Parameters:
+    ///   - splitPins: pins of the I/O APIC, if it is ours to give.
+    ///   - isTest: with ports that raise interrupts.
     init(
-        pc configuration: DeviceConfiguration, cpus: Int, output: SerialOutput, memory: GuestMemory, vm: SharedVM,
-        control: RunControl, marker: BootMarker
+        pc configuration: DeviceConfiguration, cpus: Int, splitPins: Int?, isTest: Bool, output: SerialOutput,
+        memory: GuestMemory,
+        vm: SharedVM, control: RunControl, marker: BootMarker
     ) throws(MachineError) {
-        guard configuration.virtioCount <= Self.virtioLimit else {
-            throw .configuration("\(configuration.virtioCount) virtio devices, \(Self.virtioLimit) at most")
+        guard configuration.virtio.count == configuration.virtioCount else {
+            throw .configuration("\(configuration.virtioCount) virtio devices, \(configuration.virtio.count) at most")
+        }
+        let ioAPIC = splitPins.map { IOAPIC(pins: $0, vm: vm) }
+        self.ioAPIC = ioAPIC
+        func line(_ gsi: UInt32) -> InterruptLine {
+            guard let ioAPIC else { return vm.line(gsi: gsi) }
+            return { ioAPIC.set(pin: Int(gsi), level: $0) }
         }
         var ports: [(ClosedRange<UInt16>, any Device)] = [
             (ExitPort.port...ExitPort.port, ExitPort()),
@@ -94,6 +128,9 @@ struct MachineDevices {
             (ACPIPower.ports, ACPIPower()),
             (FirmwareConfiguration.ports, FirmwareConfiguration(cpus: cpus, memory: memory.size)),
         ]
+        if isTest {
+            ports.append((InterruptTestPorts.ports, InterruptTestPorts(lines: (0..<24).map(line))))
+        }
         var backends: [any VirtioBackend] = []
         let loop = try EventLoop()
         let drained: @Sendable () -> Void = { [input = configuration.input] in
@@ -104,7 +141,7 @@ struct MachineDevices {
         var console: VirtioConsole?
         switch configuration.console {
         case .serial:
-            let uart = UART16550(output: output, interrupt: vm.line(gsi: UART16550.irq), drained: drained)
+            let uart = UART16550(output: output, interrupt: line(UART16550.irq), drained: drained)
             ports.append((UART16550.ports, uart))
             room = { uart.receiveRoom }
             deliver = { uart.receive($0) }
@@ -128,7 +165,7 @@ struct MachineDevices {
         var transports: [VirtioMMIO] = []
         for (index, backend) in backends.enumerated() {
             transports.append(
-                try Self.connect(backend, configuration.virtio[index], configuration, memory, vm, loop))
+                try Self.connect(backend, configuration.virtio[index], configuration, memory, vm, line, loop))
         }
         if let console, let transport = transports.first {
             deliver = { bytes in
@@ -140,7 +177,12 @@ struct MachineDevices {
             guard let network = transport.backend as? VirtioNetwork else { continue }
             loop.add(network.descriptor) { transport.notify(VirtioNetwork.receiveQueue) }
         }
-        platform = Platform(ports: ports, slots: transports, window: Self.virtioWindow)
+        platform =
+            if let ioAPIC {
+                Platform(ports: ports, slots: [ioAPIC] + transports, window: IOAPIC.address)
+            } else {
+                Platform(ports: ports, slots: transports, window: Self.virtioWindow)
+            }
         self.loop = loop
         if let descriptor = configuration.input {
             let input = ConsoleInput(descriptor, room: room, deliver: deliver) { control.finish(.quit) }
@@ -156,10 +198,10 @@ struct MachineDevices {
     /// Puts a transport before a backend and wires it to KVM.
     private static func connect(
         _ backend: any VirtioBackend, _ place: ACPITables.VirtioDevice, _ configuration: DeviceConfiguration,
-        _ memory: GuestMemory, _ vm: SharedVM, _ loop: EventLoop
+        _ memory: GuestMemory, _ vm: SharedVM, _ line: (UInt32) -> InterruptLine, _ loop: EventLoop
     ) throws(MachineError) -> VirtioMMIO {
         guard configuration.eventDescriptors else {
-            let line = vm.line(gsi: place.gsi)
+            let line = line(place.gsi)
             return VirtioMMIO(
                 backend, memory: memory,
                 interrupt: {

@@ -6,6 +6,7 @@ import Synchronization
 final class RealTimeClock: ByteDevice {
     static let ports: ClosedRange<UInt16> = 0x70...0x71
     static let registerCount: UInt32 = 2
+    static let centuryRegister: UInt8 = 0x32
 
     private struct State {
         var index: UInt8 = 0
@@ -53,7 +54,7 @@ final class RealTimeClock: ByteDevice {
 
     /// A register that tells the time, in BCD; nil for any other.
     private static func time(_ index: UInt8) -> UInt8? {
-        guard [0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x32].contains(index) else { return nil }
+        guard [0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, centuryRegister].contains(index) else { return nil }
         var now = time_t()
         var utc = tm()
         Glibc.time(&now)

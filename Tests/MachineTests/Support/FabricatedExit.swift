@@ -48,7 +48,8 @@ enum FabricatedExit {
                 vcpu: vcpu, index: 0, tally: tally.writer,
                 platform: MachineDevices(bareMetal: SerialOutput(.none), marker: BootMarker()).platform,
                 control: control,
-                rare: RareExits(index: 0, memory: memory, interposer: interposer, tripleFaultResets: false)))
+                rare: RareExits(index: 0, memory: memory, ioAPIC: nil, interposer: interposer, tripleFaultResets: false)
+            ))
         let refused = Mutex<Int32>(0)
         let thread = try Thread(name: "fabricated") {
             let result = ctest_answer_ioctl(VMTALLY_KVM_RUN, error)

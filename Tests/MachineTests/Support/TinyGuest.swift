@@ -24,7 +24,7 @@ struct TinyGuest: Sendable {
     var symbols: [String: Int] = [:]
 
     /// mov ebx, dataAddress
-    private static let prologue: [UInt8] = [0xBB] + little(UInt32(dataAddress))
+    static let prologue: [UInt8] = [0xBB] + little(UInt32(dataAddress))
 
     init(_ code: [UInt8], sites: [Int] = [], handlers: [Int: Int] = [:]) {
         self.code = code

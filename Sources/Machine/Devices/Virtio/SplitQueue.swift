@@ -15,10 +15,14 @@ struct SplitQueue {
     var descriptors: UInt64 = 0
     var available: UInt64 = 0
     var used: UInt64 = 0
+    /// VIRTIO_F_EVENT_IDX was agreed on: both sides say by an index when they want to be told, instead of by a flag.
+    var usesEventIndex = false
 
     /// Entries of the available ring taken so far, and of the used ring given back.
     private var taken: UInt16 = 0
     private var returned: UInt16 = 0
+    /// `returned` when the driver was last asked whether it wants an interrupt.
+    private var signalled: UInt16 = 0
 
     init(index: Int, maximum: UInt16) {
         self.index = index
@@ -73,10 +77,29 @@ struct SplitQueue {
         vmtally_store_release16(base + 2, returned)
     }
 
-    /// Whether the driver wants to be interrupted for what has been pushed (2.7.7).
-    func wantsInterrupt(_ memory: GuestMemory) -> Bool {
+    /// Whether the driver wants to be interrupted for what has been pushed since this was last asked (2.7.7).
+    mutating func wantsInterrupt(_ memory: GuestMemory) -> Bool {
         vmtally_fence()
-        return memory.load(UInt16.self, at: available).map { $0 & 1 == 0 } ?? false
+        defer { signalled = returned }
+        guard usesEventIndex else {
+            return memory.load(UInt16.self, at: available).map { $0 & 1 == 0 } ?? false
+        }
+        guard let event = memory.load(UInt16.self, at: available + 4 + UInt64(size) * 2) else { return false }
+        return returned &- event &- 1 < returned &- signalled
+    }
+
+    /// Tells the driver whether to notify us of what it makes available from now on (2.7.10).
+    ///
+    /// - Returns: whether something has been made available meanwhile, of which no notification may come.
+    func request(notification: Bool, _ memory: GuestMemory) -> Bool {
+        if usesEventIndex {
+            memory.store(notification ? taken : taken &- 1, at: used + 4 + UInt64(size) * 8)
+        } else {
+            memory.store(notification ? 0 : 1 as UInt16, at: used)
+        }
+        guard notification else { return false }
+        vmtally_fence()
+        return memory.load(UInt16.self, at: available + 2).map { $0 != taken } ?? false
     }
 
     // MARK: Descriptors

@@ -73,6 +73,10 @@ final class VirtioConsole: VirtioBackend {
         return done
     }
 
+    func wantsNotification(queue: Int) -> Bool {
+        queue != Self.receiveQueue || state.withLock { !$0.received.isEmpty }
+    }
+
     var receiveRoom: Int { state.withLock { Self.receiveLimit - $0.received.count } }
 
     /// Keeps bytes for the guest; the transport is to be told.

@@ -21,6 +21,9 @@ protocol VirtioBackend: AnyObject, Sendable {
     /// - Returns: whether anything was given back.
     func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> Bool
 
+    /// Whether this queue is of use now: a queue for what comes from outside is not while nothing waits for a buffer.
+    func wantsNotification(queue: Int) -> Bool
+
     /// The driver accepted these features.
     func activate(features: UInt64)
 
@@ -29,6 +32,7 @@ protocol VirtioBackend: AnyObject, Sendable {
 }
 
 extension VirtioBackend {
+    func wantsNotification(queue: Int) -> Bool { true }
     func activate(features: UInt64) {}
     func reset() {}
 }
@@ -53,6 +57,7 @@ final class VirtioMMIO: Device {
 
     private static let versionOne: UInt64 = 1 << 32
     private static let indirectDescriptors: UInt64 = 1 << 28
+    private static let eventIndex: UInt64 = 1 << 29
 
     private struct State {
         var status: UInt32 = 0
@@ -83,7 +88,7 @@ final class VirtioMMIO: Device {
         self.memory = memory
         self.interrupt = interrupt
         self.report = report
-        features = backend.features | Self.versionOne | Self.indirectDescriptors
+        features = backend.features | Self.versionOne | Self.indirectDescriptors | Self.eventIndex
         state = Mutex(
             State(queues: backend.queueSizes.enumerated().map { SplitQueue(index: $0.offset, maximum: $0.element) }))
     }
@@ -168,6 +173,7 @@ final class VirtioMMIO: Device {
             do throws(QueueError) {
                 try state.queues[place].check(memory)
                 state.queues[place].isReady = true
+                state.queues[place].usesEventIndex = state.driverFeatures & Self.eventIndex != 0
             } catch {
                 fail(error, &state)
             }
@@ -205,6 +211,9 @@ final class VirtioMMIO: Device {
         }
         if value & Status.driverOK != 0, state.status & Status.driverOK == 0 {
             backend.activate(features: state.driverFeatures)
+            for index in state.queues.indices where state.queues[index].isReady {
+                _ = state.queues[index].request(notification: backend.wantsNotification(queue: index), memory)
+            }
         }
         state.status = value
     }
@@ -218,7 +227,11 @@ final class VirtioMMIO: Device {
                 queue < state.queues.count, state.queues[queue].isReady
             else { return false }
             do throws(QueueError) {
-                let done = try backend.process(&state.queues[queue], memory)
+                var done = false
+                repeat {
+                    _ = state.queues[queue].request(notification: false, memory)
+                    done = try backend.process(&state.queues[queue], memory) || done
+                } while state.queues[queue].request(notification: backend.wantsNotification(queue: queue), memory)
                 guard done, state.queues[queue].wantsInterrupt(memory) else { return false }
                 interruptStatus.bitwiseOr(Interrupt.usedBuffer, ordering: .acquiringAndReleasing)
                 return true

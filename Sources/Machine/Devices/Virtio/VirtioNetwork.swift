@@ -82,6 +82,10 @@ final class VirtioNetwork: VirtioBackend {
             ? try receive(&queue, &state, memory) : try transmit(&queue, &state.chain, memory)
     }
 
+    func wantsNotification(queue: Int) -> Bool {
+        queue != Self.receiveQueue || state.withLock { !$0.pending.isEmpty }
+    }
+
     func reset() {
         state.withLock { $0.pending.removeAll() }
     }

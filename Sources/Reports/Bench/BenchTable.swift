@@ -1,0 +1,55 @@
+/// A bench as people read it in a terminal.
+public struct BenchTable: Sendable {
+    private let document: BenchDocument
+    private let comparison: BenchComparison?
+
+    public init(_ document: BenchDocument, comparison: BenchComparison? = nil) {
+        self.document = document
+        self.comparison = comparison
+    }
+
+    public func lines() -> [String] {
+        let method = document.method
+        let pinned =
+            method.pinned.isEmpty ? "not pinned" : "on CPU \(method.pinned.map(String.init).joined(separator: ", "))"
+        var lines = [
+            "host: \(document.host.cpu), Linux \(document.host.kernel), \(document.host.backend)",
+            "seed \(method.seed), \(pinned), TSC readings' own \(method.overhead) cycles subtracted, "
+                + "\(fixed(Double(method.wallNanoseconds) / 1e9, 1)) s",
+        ]
+        if let comparison { lines.append("baseline: \(comparison.summary)") }
+        lines.append("")
+        lines += tableLines()
+        let missing = document.kinds.filter { $0.measured == nil }
+        if !missing.isEmpty {
+            let width = missing.map(\.name.count).max() ?? 0
+            lines += ["", "not on this host:"]
+            lines += missing.map { kind in
+                "  \(kind.name)\(String(repeating: " ", count: width - kind.name.count))  \(kind.unavailable ?? "")"
+            }
+        }
+        return lines
+    }
+
+    private func tableLines() -> [String] {
+        let hasKernel = document.kinds.contains { $0.measured?.parts.kernel != nil }
+        var table = TextTable(
+            header: ["TSC cycles", "n", "min", "p50", "p90", "p99", "p99.9", "max", "outliers", "VMM"]
+                + (hasKernel ? ["kernel", "switch"] : ["the rest"]) + ["VM exits", "counts"]
+                + (comparison == nil ? [] : ["baseline", "change"]))
+        for kind in document.kinds {
+            guard let m = kind.measured else { continue }
+            let figures = [
+                m.cycles.min, m.cycles.p50, m.cycles.p90, m.cycles.p99, m.cycles.p999, m.cycles.max, UInt64(m.outliers),
+                m.parts.userspace,
+            ]
+            let change = comparison?[kind.name]
+            table.add(
+                [kind.name, grouped(UInt64(m.n))] + figures.map(grouped)
+                    + (hasKernel ? [m.parts.kernel.map(grouped) ?? ""] : [])
+                    + [grouped(m.parts.rest), m.exitsPerIteration, m.verdict]
+                    + (comparison == nil ? [] : [change.map { grouped($0.before) } ?? "", change?.text ?? ""]))
+        }
+        return table.lines()
+    }
+}

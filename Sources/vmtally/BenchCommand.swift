@@ -1,0 +1,145 @@
+import ArgumentParser
+import Glibc
+import Machine
+import ProbeImage
+import Reports
+
+struct BenchCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench",
+        abstract: "Latency of each exit reason, seen from the guest.",
+        discussion: """
+            A bare-metal guest provokes each kind of exit and times it with RDTSC; the VMM's tally of the same exits \
+            tells what of it was userspace's, and must equal their number exactly. docs/bench.md says how.
+            """
+    )
+
+    @Option(help: ArgumentHelp("Only these kinds, of those that --list names.", valueName: "name,..."))
+    var only: String?
+
+    @Option(help: "For all kinds together.")
+    var seconds = 20.0
+
+    @Option(help: "vCPUs of the VMs with more than one; 1 leaves out what needs two.")
+    var cpus = 2
+
+    @Option(help: "Shuffles the blocks. (default: another one each time)")
+    var seed: UInt64?
+
+    @Flag(help: "Leave it to the scheduler where vCPUs run.")
+    var unpinned = false
+
+    @Flag(help: "Name the kinds and end.")
+    var list = false
+
+    @Flag(help: "Print one JSON object (schema vmtally.bench/1) instead of the table.")
+    var json = false
+
+    @Option(help: ArgumentHelp("Also write the JSON to this file.", valueName: "file"))
+    var output: String?
+
+    @Option(help: ArgumentHelp("Also write a page for a browser to this file.", valueName: "file"))
+    var html: String?
+
+    @Option(help: ArgumentHelp("Compare with an earlier run's JSON.", valueName: "file"))
+    var baseline: String?
+
+    @Option(
+        name: .customLong("from"), help: ArgumentHelp("Report this run's JSON; measure nothing.", valueName: "file"))
+    var source: String?
+
+    func validate() throws {
+        guard seconds > 0, seconds < 1e6 else { throw ValidationError("--seconds takes a number above 0.") }
+        guard only == nil || source == nil else {
+            throw ValidationError("--from reports a whole run: leave out --only.")
+        }
+        guard (1...64).contains(cpus) else { throw ValidationError("--cpus takes 1 to 64.") }
+        _ = try kinds
+    }
+
+    func run() throws {
+        if list {
+            let width = try kinds.map(\.name.count).max() ?? 0
+            for kind in try kinds {
+                print(kind.name + String(repeating: " ", count: width + 2 - kind.name.count) + kind.summary)
+            }
+            return
+        }
+        let earlier = try baseline.map(Self.read)
+        // A run may be long: better now than after it.
+        let outputFile = try Self.open(output)
+        let page = try Self.open(html)
+        let document = try source.map(Self.read) ?? measure()
+        let comparison = earlier.map { BenchComparison(document, to: $0) }
+        try outputFile?.replaceContents(with: document.json() + "\n")
+        try page?.replaceContents(with: BenchPage(document, comparison: comparison).html())
+        if json {
+            print(try document.json())
+        } else {
+            print(BenchTable(document, comparison: comparison).lines().joined(separator: "\n"))
+        }
+        guard document.exact else { throw Failure("counts differ from the exits that the guest made: see the table") }
+    }
+
+    private func measure() throws -> BenchDocument {
+        var options = BenchOptions()
+        options.kinds = try kinds
+        options.seconds = seconds
+        options.cpus = cpus
+        options.seed = seed ?? .random(in: 0 ... .max >> 16)
+        options.pins = !unpinned
+        let bench = try Bench(options, elf: ProbeImage.bench)
+        let progress = ProgressLine()
+        let result = try bench.run { progress.show($0) }
+        progress.clear()
+        return BenchDocument(result, host: HostIdentity(tscKHz: result.tscKHz), version: VMTally.version)
+    }
+
+    private static func read(_ path: String) throws -> BenchDocument {
+        do {
+            let file = try FileImage(path: path)
+            return try BenchDocument(json: Array(file.bytes))
+        } catch {
+            throw Failure("\(path): \(error)")
+        }
+    }
+
+    private static func open(_ path: String?) throws -> OutputFile? {
+        if let path { try OutputFile(path: path) } else { nil }
+    }
+
+    private var kinds: [BenchKind] {
+        get throws {
+            guard let only else { return BenchKind.catalogue }
+            let names = only.split(separator: ",").map(String.init)
+            for name in names where !BenchKind.catalogue.contains(where: { $0.name == name }) {
+                throw ValidationError("There is no kind '\(name)': vmtally bench --list names them.")
+            }
+            return BenchKind.catalogue.filter { names.contains($0.name) }
+        }
+    }
+}
+
+/// One line on standard error that is written over and over; none where that is no terminal.
+final class ProgressLine {
+    private let isTerminal = isatty(STDERR_FILENO) == 1
+    private var last = ""
+
+    func show(_ progress: Bench.Progress) {
+        switch progress {
+        case .trying(let name): show("trying \(name)")
+        case .measuring(let done, let all): show("measuring: \(done * 100 / max(1, all)) %")
+        }
+    }
+
+    func clear() {
+        show("")
+    }
+
+    private func show(_ text: String) {
+        guard isTerminal, text != last else { return }
+        last = text
+        let line = "\r\u{1B}[K" + text
+        _ = Array(line.utf8).withUnsafeBytes { Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
+    }
+}
