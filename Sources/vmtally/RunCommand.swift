@@ -214,13 +214,14 @@ struct RunCommand: ParsableCommand {
 
 /// What `make guest` leaves beside this program.
 struct ReadyGuest {
-    private let folder: String
+    private let folder = programFolder + "/guest"
 
-    init() {
+    /// Where this program lies.
+    static var programFolder: String {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         let length = max(0, readlink("/proc/self/exe", &buffer, buffer.count - 1))
         let path = String(decoding: buffer.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
-        folder = (path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".") + "/guest"
+        return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
     }
 
     var initrd: String { folder + "/initrd" }

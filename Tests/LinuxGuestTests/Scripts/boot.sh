@@ -30,3 +30,8 @@ boot vmlinux vmlinux-64 "console=ttyS0 quiet -- $say"
 for way in acpi kbd triple pci; do
 	boot "reset-$way" vmlinuz "console=ttyS0 quiet reboot=$way -- $say; reboot -f"
 done
+# By the boot protocol (docs/boot-protocol.md); a sum of the tracepoints that is not KVM's own would be said.
+echo "=== protocol"
+/bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio -o /tmp/boot.json 2>&1
+echo "status $?"
+cat /tmp/boot.json
