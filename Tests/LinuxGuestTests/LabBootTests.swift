@@ -175,7 +175,7 @@ private struct TemporaryFolder: ~Copyable {
     }
 }
 
-private enum Lab {
+enum Lab {
     private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .deletingLastPathComponent()
 

@@ -46,11 +46,16 @@ struct TerminalTests {
         process.standardError = FileHandle.nullDevice
         try process.run()
         var text = ""
-        while !text.contains("R"), case let data = output.fileHandleForReading.availableData, !data.isEmpty {
-            text += String(decoding: data, as: UTF8.self)
+        func read(until word: String) {
+            while !text.contains(word), case let data = output.fileHandleForReading.availableData, !data.isEmpty {
+                text += String(decoding: data, as: UTF8.self)
+            }
         }
+        read(until: "R")
         // Ctrl-C and Ctrl-D are the guest's in raw mode; Ctrl-A Ctrl-A is one Ctrl-A.
-        input.fileHandleForWriting.write(Data([0x03, 0x04, 0x01, 0x01, 0x21, 0x01, 0x78]))
+        input.fileHandleForWriting.write(Data([0x03, 0x04, 0x01, 0x01, 0x21]))
+        read(until: "a")
+        input.fileHandleForWriting.write(Data([0x01, 0x78]))
         text += String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
         process.waitUntilExit()
         #expect(text.contains("RCDAa"), "\(text)")
