@@ -184,7 +184,7 @@ private struct TemporaryFolder: ~Copyable {
     }
 }
 
-private enum Lab {
+enum Lab {
     private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .deletingLastPathComponent()
 
