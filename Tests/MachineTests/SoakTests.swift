@@ -1,4 +1,4 @@
-import Foundation
+import Glibc
 import KVM
 import Testing
 
@@ -123,7 +123,12 @@ struct SoakTests {
     }
 
     @Test(.timeLimit(.minutes(20))) func machinesLeaveNothingBehind() async throws {
-        await #expect(processExitsWith: .success) { try SoakTests.soak() }
+        let result = try #require(
+            await #expect(processExitsWith: .success, observing: [\.standardOutputContent]) {
+                try SoakTests.soak()
+            })
+        let text = String(decoding: result.standardOutputContent, as: UTF8.self)
+        #expect(!text.contains("before:"), "\(text)")
     }
 
     /// A thread inherits its creator's blocked signals; a spinning guest must end all the same.
