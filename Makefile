@@ -9,12 +9,19 @@ START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.tx
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build test fuzz guest lint bench-loop bench-start bench-check clean always
+.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check clean always
 
 demo: build
 	build/vmtally demo
 
 build: build/vmtally build/vmtally-probe
+
+# `vmtally history` is a program of its own, with GRDB and SQLite in it: a minute or two of building.
+history: build
+	@scripts/require history
+	$(SWIFT) build --package-path History $(RELEASE:.build-static=.build-history) 2>&1 | \
+		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
+	strip -o build/vmtally-history .build-history/release/vmtally-history
 
 # Ten million inputs for each target that a hostile file or guest can reach: Tests/FuzzTests. Optimised, with the checks
 # of raw buffers that debug builds have.
@@ -28,6 +35,8 @@ test: guest build/vmtally-fidelity
 	@scripts/require test
 	@Tests/Lab/run --prepare svm vmx svm-b || [ -z "$$CI" ]
 	$(SWIFT) test
+	@scripts/require history
+	$(SWIFT) test --package-path History --scratch-path .build-history
 
 # The linker's warnings about dlopen and getpwnam in static programs concern calls that are never made.
 build/%: always
@@ -57,7 +66,7 @@ bench-check: build build/vmtally-benchmarks
 	build/vmtally-benchmarks --check loop accounting start
 
 lint:
-	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks
+	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
 
 clean:
-	rm -rf .build .build-static .build-fuzz build
+	rm -rf .build .build-static .build-fuzz .build-history build

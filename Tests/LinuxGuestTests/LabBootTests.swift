@@ -69,7 +69,7 @@ struct LabBootTests {
             let reason = match.2 == "0" ? Int(match.1) ?? -1 : 10
             traced[reason, default: 0] += Int(match.3) ?? 0
         }
-        let ours = Dictionary(run.exits.by_reason.map { ($0.code, $0.count) }, uniquingKeysWith: +)
+        let ours = Dictionary(run.exits.byReason.map { ($0.code, $0.count) }, uniquingKeysWith: +)
         #expect(ours == traced)
         #expect(run.exits.total.count == traced.values.reduce(0, +))
         // And what the binary statistics say.
@@ -79,8 +79,18 @@ struct LabBootTests {
         #expect(try #require(run.kernel["io_exits"]) >= ours[2, default: 0])
     }
 
+    @Test("the boot protocol: VM exits by reason up to the marker are KVM's own, and the log tells the phases")
+    func bootProtocol() throws {
+        let sections = try Self.boots.get()
+        let output = try #require(sections["protocol"], "\(sections[""] ?? "")")
+        #expect(output.contains("\nstatus 0"), "\(output)")
+        #expect(output.contains("\"source\":\"kvm_exit\"") && !output.contains("KVM's statistics"), "\(output)")
+        #expect(output.contains("\"SVM_EXIT_CPUID\"") && output.contains("\"name\":\"decompression\""), "\(output)")
+    }
+
     private static func line(_ word: String, _ output: String) -> String? {
-        output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }.map { String($0.dropFirst(word.count + 1)) }
+        output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }
+            .map { String($0.dropFirst(word.count + 1)) }
     }
 
     private struct Run: Decodable {
@@ -92,7 +102,12 @@ struct LabBootTests {
         }
         struct Exits: Decodable {
             let total: Total
-            let by_reason: [Reason]
+            let byReason: [Reason]
+
+            enum CodingKeys: String, CodingKey {
+                case total
+                case byReason = "by_reason"
+            }
         }
 
         let status: Status
