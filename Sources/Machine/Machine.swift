@@ -276,7 +276,8 @@ public final class Machine {
     public func kernelSymbols(_ anchors: [SymbolTable.Anchor]) -> SymbolTable? {
         guard let special = try? vcpus[0].loop.vcpu.specialRegisters() else { return nil }
         let linear = LinearMemory(memory: memory, special: special)
-        for anchor in anchors {
+        // Those of the first vCPU: another's would not do better.
+        for anchor in anchors.prefix(2) {
             guard let place = linear.walk(anchor.address)?.physical,
                 let image = memory.surroundings(of: place, before: 32 << 20, after: 64 << 20),
                 let table = Kallsyms(UnsafeRawBufferPointer(image)).flatMap(SymbolTable.init),

@@ -20,7 +20,7 @@ boot() {
 say='echo READY $(grep -c ^processor /proc/cpuinfo) CPUs'
 clock='cat /sys/devices/system/clocksource/clocksource0/current_clocksource; grep "  0:" /proc/interrupts'
 boot serial-1 vmlinuz "console=ttyS0 quiet -- $say"
-boot serial-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4
+boot serial-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --by-rip 5
 boot virtio-1 vmlinuz "console=hvc0 quiet -- $say" --console virtio
 boot virtio-split vmlinuz "console=hvc0 quiet -- $say" --console virtio --irqchip split
 boot split-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --irqchip split
