@@ -14,7 +14,7 @@ public struct BenchOptions: Sendable {
     public var seed: UInt64 = 0
     /// Keep each vCPU on a host CPU of its own.
     public var pins = true
-    /// A block that takes longer, and twenty times as long as it should, is stuck: ms.
+    /// A block that takes longer, and sixty times as long as it should, is stuck: ms.
     var patience = 5_000
 
     public init() {}
@@ -150,7 +150,7 @@ public final class Bench {
         return .success(
             Plan(
                 kind: kind, iterations: all - warmUp, warmUp: warmUp, blocks: blocks,
-                milliseconds: max(options.patience, Int(min(iteration * Double(all) * 20_000, 1e7)))))
+                milliseconds: max(options.patience, Int(min(iteration * Double(all) * 60_000, 1e7)))))
     }
 
     /// Why this host cannot do it, as far as that is known without trying.
