@@ -90,7 +90,8 @@ struct LabBootTests {
         let other = try #require(sections["other"], "\(sections[""] ?? "")")
         #expect(other.contains("\nstatus 0"), "\(other)")
         let counts = try [own, other].map { output in
-            Int(try #require(output.firstMatch(of: #/ ([0-9]+) userspace exits/#), "\(output)").1) ?? 0
+            let match = try #require(output.firstMatch(of: #/ ([0-9]+) userspace exits/#), "\(output)")
+            return Int(match.1) ?? 0
         }
         #expect(abs(counts[0] - counts[1]) <= 10, "\(counts)")
     }
