@@ -35,3 +35,9 @@ echo "=== protocol"
 /bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio -o /tmp/boot.json 2>&1
 echo "status $?"
 cat /tmp/boot.json
+# The same as another VMM's would be, by tracepoints alone.
+echo "=== other"
+/bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio --no-log -o /tmp/boot.json \
+	--vmm '/bin/vmtally run --kernel {kernel} --initrd {initrd} --append {append} --memory {memory} --cpus {cpus} --console virtio --live-cpuid off --quiet' 2>&1
+echo "status $?"
+cat /tmp/boot.json
