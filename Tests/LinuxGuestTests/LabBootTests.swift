@@ -72,6 +72,14 @@ struct LabBootTests {
         let ours = Dictionary(run.exits.byReason.map { ($0.code, $0.count) }, uniquingKeysWith: +)
         #expect(ours == traced)
         #expect(run.exits.total.count == traced.values.reduce(0, +))
+        // Place by place as well, where asked for; the kernel has told its own code's names.
+        if boot.name == "serial-4" {
+            let places = try #require(run.exits.byRIP)
+            #expect(places.count == 5)
+            #expect(
+                places.reduce(try #require(run.exits.byRIPOthers).count) { $0 + $1.count } == run.exits.total.count)
+            #expect(places.first?.symbol == "io_serial_out", "\(output)")
+        }
         // And what the binary statistics say.
         #expect(run.kernel["exits"].map { "\($0)" } == Self.line("kvm_exit", output))
         #expect(run.kernel["mmio_exits"] == ours[6, default: 0])
@@ -79,9 +87,26 @@ struct LabBootTests {
         #expect(try #require(run.kernel["io_exits"]) >= ours[2, default: 0])
     }
 
+    @Test("the boot protocol: VM exits by reason up to the marker are KVM's own, and another VMM's are counted alike")
+    func bootProtocol() throws {
+        let sections = try Self.boots.get()
+        let own = try #require(sections["protocol"], "\(sections[""] ?? "")")
+        #expect(own.contains("\nstatus 0"), "\(own)")
+        #expect(own.contains("\"source\":\"kvm_exit\"") && !own.contains("KVM's statistics"), "\(own)")
+        #expect(own.contains("\"SVM_EXIT_CPUID\"") && own.contains("\"name\":\"decompression\""), "\(own)")
+        // The VMM's own count of userspace exits, and that of the tracepoint, are the same guest's.
+        let other = try #require(sections["other"], "\(sections[""] ?? "")")
+        #expect(other.contains("\nstatus 0"), "\(other)")
+        let counts = try [own, other].map { output in
+            let match = try #require(output.firstMatch(of: #/ ([0-9]+) userspace exits/#), "\(output)")
+            return Int(match.1) ?? 0
+        }
+        #expect(abs(counts[0] - counts[1]) <= 10, "\(counts)")
+    }
+
     private static func line(_ word: String, _ output: String) -> String? {
-        output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }
-            .map { String($0.dropFirst(word.count + 1)) }
+        let line = output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }
+        return line.map { String($0.dropFirst(word.count + 1)) }
     }
 
     private struct Run: Decodable {
@@ -91,13 +116,21 @@ struct LabBootTests {
             let code: Int
             let count: Int
         }
+        struct Place: Decodable {
+            let symbol: String?
+            let count: Int
+        }
         struct Exits: Decodable {
             let total: Total
             let byReason: [Reason]
+            let byRIP: [Place]?
+            let byRIPOthers: Total?
 
             enum CodingKeys: String, CodingKey {
                 case total
                 case byReason = "by_reason"
+                case byRIP = "by_rip"
+                case byRIPOthers = "by_rip_others"
             }
         }
 

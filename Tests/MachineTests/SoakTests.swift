@@ -1,4 +1,4 @@
-import Foundation
+import Glibc
 import KVM
 import Testing
 
@@ -95,21 +95,17 @@ struct SoakTests {
             usleep(20_000)
             after = Footprint()
         }
-        // The exit status tells what grew.
-        if after.descriptors > before.descriptors { exit(10) }
-        if after.threads > before.threads { exit(11) }
-        if after.mappings > before.mappings + 20 { exit(12) }
-        if after.residentKiB > before.residentKiB + 4096 { exit(13) }
+        guard after.descriptors <= before.descriptors, after.threads <= before.threads,
+            after.mappings <= before.mappings + 20, after.residentKiB <= before.residentKiB + 4096
+        else {
+            print("before: \(before)\nafter:  \(after)")
+            fflush(nil)
+            return
+        }
     }
 
-    /// A Multiboot image that writes 3 to port 0xF4: mov $3, %eax; out %eax, $0xF4.
-    private static let multiboot: [UInt8] = {
-        let magic: UInt32 = 0x1BAD_B002
-        let flags: UInt32 = 1 << 16
-        let header = [magic, flags, 0 &- magic &- flags, 0x10_0000, 0x10_0000, 0, 0, 0x10_0020] as [UInt32]
-        return header.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> ($0 * 8)) } }
-            + [0xB8, 0x03, 0x00, 0x00, 0x00, 0xE7, 0xF4]
-    }()
+    /// Writes 3 to port 0xF4: mov $3, %eax; out %eax, $0xF4.
+    private static let multiboot = multibootImage([0xB8, 0x03, 0x00, 0x00, 0x00, 0xE7, 0xF4])
 
     /// A process a boot: whatever one left behind in the kernel would make a later one fail.
     @Test(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
@@ -127,7 +123,12 @@ struct SoakTests {
     }
 
     @Test(.timeLimit(.minutes(20))) func machinesLeaveNothingBehind() async throws {
-        await #expect(processExitsWith: .success) { try SoakTests.soak() }
+        let result = try #require(
+            await #expect(processExitsWith: .success, observing: [\.standardOutputContent]) {
+                try SoakTests.soak()
+            })
+        let text = String(decoding: result.standardOutputContent, as: UTF8.self)
+        #expect(!text.contains("before:"), "\(text)")
     }
 
     /// A thread inherits its creator's blocked signals; a spinning guest must end all the same.

@@ -4,12 +4,9 @@ import Testing
 /// `vmtally run` on a terminal, which script(1) makes for it.
 @Suite(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
 struct TerminalTests {
-    /// A Multiboot image that listens at its UART, says "ready", and sends back what it receives plus 0x40.
-    private static let echo: [UInt8] = {
-        let magic: UInt32 = 0x1BAD_B002
-        let flags: UInt32 = 1 << 16
-        let header = [magic, flags, 0 &- magic &- flags, 0x10_0000, 0x10_0000, 0, 0, 0x10_0020] as [UInt32]
-        return header.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> ($0 * 8)) } } + [
+    /// Listens at its UART, says "R", and sends back what it receives plus 0x40.
+    private static let echo = multibootImage(
+        [
             0xBA, 0xF9, 0x03, 0x00, 0x00,  // mov $0x3F9, %edx
             0xB0, 0x01, 0xEE,  // mov $1, %al; out %al, %dx: interrupt enable
             0xBA, 0xFC, 0x03, 0x00, 0x00,  // mov $0x3FC, %edx
@@ -22,8 +19,7 @@ struct TerminalTests {
             0xBA, 0xF8, 0x03, 0x00, 0x00,  // mov $0x3F8, %edx
             0xEC, 0x04, 0x40, 0xEE,  // in %dx, %al; add $0x40, %al; out %al, %dx
             0xEB, 0xEB,  // jmp 1b
-        ]
-    }()
+        ])
 
     @Test("keys reach the guest as they are typed, Ctrl-A x ends the run, and the terminal is given back")
     func quit() throws {
@@ -46,15 +42,15 @@ struct TerminalTests {
         process.standardError = FileHandle.nullDevice
         try process.run()
         var text = ""
-        func read(until word: String) {
-            while !text.contains(word), case let data = output.fileHandleForReading.availableData, !data.isEmpty {
+        func read(until end: String) {
+            while !text.contains(end), case let data = output.fileHandleForReading.availableData, !data.isEmpty {
                 text += String(decoding: data, as: UTF8.self)
             }
         }
         read(until: "R")
         // Ctrl-C and Ctrl-D are the guest's in raw mode; Ctrl-A Ctrl-A is one Ctrl-A.
         input.fileHandleForWriting.write(Data([0x03, 0x04, 0x01, 0x01, 0x21]))
-        read(until: "a")
+        read(until: "RCDAa")
         input.fileHandleForWriting.write(Data([0x01, 0x78]))
         text += String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
         process.waitUntilExit()

@@ -20,7 +20,7 @@ boot() {
 say='echo READY $(grep -c ^processor /proc/cpuinfo) CPUs'
 clock='cat /sys/devices/system/clocksource/clocksource0/current_clocksource; grep "  0:" /proc/interrupts'
 boot serial-1 vmlinuz "console=ttyS0 quiet -- $say"
-boot serial-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4
+boot serial-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --by-rip 5
 boot virtio-1 vmlinuz "console=hvc0 quiet -- $say" --console virtio
 boot virtio-split vmlinuz "console=hvc0 quiet -- $say" --console virtio --irqchip split
 boot split-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --irqchip split
@@ -30,3 +30,14 @@ boot vmlinux vmlinux-64 "console=ttyS0 quiet -- $say"
 for way in acpi kbd triple pci; do
 	boot "reset-$way" vmlinuz "console=ttyS0 quiet reboot=$way -- $say; reboot -f"
 done
+# By the boot protocol (docs/boot-protocol.md); a sum of the tracepoints that is not KVM's own would be said.
+echo "=== protocol"
+/bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio -o /tmp/boot.json 2>&1
+echo "status $?"
+cat /tmp/boot.json
+# The same as another VMM's would be, by tracepoints alone.
+echo "=== other"
+/bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio --no-log -o /tmp/boot.json \
+	--vmm '/bin/vmtally run --kernel {kernel} --initrd {initrd} --append {append} --memory {memory} --cpus {cpus} --console virtio --live-cpuid off --quiet' 2>&1
+echo "status $?"
+cat /tmp/boot.json
