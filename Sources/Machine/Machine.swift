@@ -156,6 +156,10 @@ public final class Machine {
         }
     }
 
+    deinit {
+        devices.loop?.forget()
+    }
+
     /// Creates the VM and loads a bare-metal guest.
     public convenience init(
         _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil

@@ -87,6 +87,15 @@ struct LabBootTests {
         #expect(try #require(run.kernel["io_exits"]) >= ours[2, default: 0])
     }
 
+    @Test("the boot protocol: VM exits by reason up to the marker are KVM's own, and the log tells the phases")
+    func bootProtocol() throws {
+        let sections = try Self.boots.get()
+        let output = try #require(sections["protocol"], "\(sections[""] ?? "")")
+        #expect(output.contains("\nstatus 0"), "\(output)")
+        #expect(output.contains("\"source\":\"kvm_exit\"") && !output.contains("KVM's statistics"), "\(output)")
+        #expect(output.contains("\"SVM_EXIT_CPUID\"") && output.contains("\"name\":\"decompression\""), "\(output)")
+    }
+
     private static func line(_ word: String, _ output: String) -> String? {
         let line = output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }
         return line.map { String($0.dropFirst(word.count + 1)) }
@@ -191,7 +200,7 @@ private struct TemporaryFolder: ~Copyable {
     }
 }
 
-private enum Lab {
+enum Lab {
     private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .deletingLastPathComponent()
 
