@@ -111,7 +111,9 @@ struct Kallsyms {
 
         /// What may be them: right before `end`, or before as many times 3 bytes as there are symbols.
         private func markers(before end: Int) -> [Markers] {
-            func markerCount(_ symbols: Int) -> Int { max(1, (symbols + Kallsyms.markerSpan - 1) / Kallsyms.markerSpan) }
+            func markerCount(_ symbols: Int) -> Int {
+                max(1, (symbols + Kallsyms.markerSpan - 1) / Kallsyms.markerSpan)
+            }
             var found = markers(endingAt: end)
             for size in stride(from: 8, through: min(end, 3 * Kallsyms.symbolLimit), by: 8) where found.count < 4 {
                 // Padding leaves the number of symbols open by two.
