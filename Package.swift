@@ -6,6 +6,8 @@ let package = Package(
     products: [
         .library(name: "KVM", targets: ["KVM"]),
         .library(name: "ExitStats", targets: ["ExitStats"]),
+        .library(name: "BootRecords", targets: ["BootRecords"]),
+        .library(name: "Reports", targets: ["Reports"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [

@@ -49,7 +49,9 @@ public struct BootComparisonReport: Sendable {
 
     private func lines(_ pair: BootComparison.Pair, _ comparison: BootComparison) -> [String] {
         let labels = (comparison.baseline.label, comparison.candidate.label)
-        var lines = ["\(pair.after.name): \(labels.0) (\(pair.before.runs.count) runs), \(labels.1) (\(pair.after.runs.count) runs)"]
+        var lines = [
+            "\(pair.after.name): \(labels.0) (\(pair.before.runs.count) runs), \(labels.1) (\(pair.after.runs.count) runs)"
+        ]
         lines += pair.remarks.map { "  \($0)" }
         var table = TextTable(header: ["", labels.0, labels.1, "difference", "95 % interval", "", "of total"])
         let rows = pair.rows.filter { row in
@@ -173,5 +175,17 @@ public struct BootComparisonReport: Sendable {
                 significant = row.isSignificant
             }
         }
+    }
+}
+
+/// A share as people write it: `2%` or `0.02`.
+public struct Share: Equatable, Sendable {
+    public let value: Double
+
+    public init?(_ text: String) {
+        let isPercent = text.hasSuffix("%")
+        guard let number = Double(isPercent ? text.dropLast() : text[...]) else { return nil }
+        value = isPercent ? number / 100 : number
+        guard value >= 0, value < 1000 else { return nil }
     }
 }

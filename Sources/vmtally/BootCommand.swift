@@ -66,6 +66,11 @@ struct BootCommand: ParsableCommand {
     @Option(help: ArgumentHelp("The boot ends with this on the console instead.", valueName: "text"))
     var markerText: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "Names of the guest's kernel code: vmlinux, System.map or kallsyms.", valueName: "file"))
+    var symbols: String?
+
     @Flag(inversion: .prefixedNo, help: "Have the guest print its log after the marker, for exits by boot phase.")
     var log = true
 
@@ -93,9 +98,10 @@ struct BootCommand: ParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         let setups = try setups()
         let file = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
+        let symbols = try symbols.map { try SymbolTable(path: $0) }
         let host = HostIdentity(tscKHz: 0)
         let session = BootSession(
-            setups: setups, runs: runs, seed: seed, backend: host.backend, quiet: quiet)
+            setups: setups, runs: runs, seed: seed, backend: host.backend, symbols: symbols, quiet: quiet)
         try session.prepare()
         try session.run(parallel: parallel)
         let recording = BootRecording(

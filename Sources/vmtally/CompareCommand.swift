@@ -89,14 +89,6 @@ struct CompareCommand: ParsableCommand {
     }
 }
 
-/// `2%` or `0.02`.
-struct Share: ExpressibleByArgument, Equatable {
-    let value: Double
-
-    init?(argument: String) {
-        let isPercent = argument.hasSuffix("%")
-        guard let number = Double(isPercent ? argument.dropLast() : argument[...]) else { return nil }
-        value = isPercent ? number / 100 : number
-        guard value >= 0, value < 1000 else { return nil }
-    }
+extension Share: ExpressibleByArgument {
+    public init?(argument: String) { self.init(argument) }
 }

@@ -48,7 +48,7 @@ struct BootRecordingTests {
             var changed = json
             changed[generator.index(below: json.count)] = UInt8(truncatingIfNeeded: generator.next())
             if let recording = try? BootRecording(json: changed) {
-                _ = BootComparison(recording, recording)
+                _ = BootComparison(recording, recording, effort: (10, 20))
             }
         }
     }

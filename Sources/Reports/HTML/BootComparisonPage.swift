@@ -17,7 +17,8 @@ public struct BootComparisonPage: Sendable {
                 body += section(pair, comparison)
             }
             if !comparison.unmatched.isEmpty {
-                body += "<p class=\"muted\">In one recording only: \(comparison.unmatched.joined(separator: "; "))</p>\n"
+                body +=
+                    "<p class=\"muted\">In one recording only: \(comparison.unmatched.joined(separator: "; "))</p>\n"
             }
         }
         body += method
@@ -46,7 +47,8 @@ public struct BootComparisonPage: Sendable {
         let labels = (comparison.baseline.label, comparison.candidate.label)
         let remarks = pair.remarks.map { "<li>\($0)</li>\n" as Markup }
         var body: Markup = "<section><h2>\(pair.after.name)</h2>\n"
-        body += "<p class=\"muted\">\(pair.before.runs.count) boots of \(labels.0), \(pair.after.runs.count) of \(labels.1)</p>\n"
+        body +=
+            "<p class=\"muted\">\(pair.before.runs.count) boots of \(labels.0), \(pair.after.runs.count) of \(labels.1)</p>\n"
         if !remarks.isEmpty {
             body += "<ul class=\"muted\">\(remarks)</ul>\n"
         }
@@ -273,11 +275,15 @@ public struct BootComparisonPage: Sendable {
         for recording in Self.recordings(comparisons) {
             let host = recording.host
             facts.append(
-                (recording.label, "\(host.cpu), Linux \(host.kernel), \(host.backend); vmtally \(recording.tool.version)"))
+                (
+                    recording.label,
+                    "\(host.cpu), Linux \(host.kernel), \(host.backend); vmtally \(recording.tool.version)"
+                ))
             for configuration in recording.configurations {
                 facts.append(
                     (
-                        "", [
+                        "",
+                        [
                             configuration.name, configuration.vmm, configuration.kernel.identity,
                             configuration.initrd.map { "initrd \($0.identity)" }, configuration.commandLine,
                             "ends at \(configuration.marker)",

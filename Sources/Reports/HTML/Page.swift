@@ -61,6 +61,7 @@ public struct Page: Sendable {
         h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
         h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
         h3 { font-size: 1rem; margin: 0; }
+        section > h3 { margin: 1.5rem 0 .25rem; }
         p { margin: .5rem 0; max-width: 68ch; }
         .summary, .muted { color: var(--muted); }
         .wrong { color: var(--bad); }

@@ -21,6 +21,8 @@ final class BootSession: Sendable {
     private let setups: [BootSetup]
     private let runs: Int
     private let backend: String
+    /// Of the guest's kernel, which does not move: nokaslr.
+    private let symbols: SymbolTable?
     private let quiet: Bool
     private let state: Mutex<State>
 
@@ -28,10 +30,11 @@ final class BootSession: Sendable {
     ///   - runs: of each setup.
     ///   - seed: of the order. Each round boots every setup once, in an order of its own: what drifts on the host meets
     ///     all of them alike.
-    init(setups: [BootSetup], runs: Int, seed: UInt64, backend: String, quiet: Bool) {
+    init(setups: [BootSetup], runs: Int, seed: UInt64, backend: String, symbols: SymbolTable?, quiet: Bool) {
         self.setups = setups
         self.runs = runs
         self.backend = backend
+        self.symbols = symbols
         self.quiet = quiet
         var generator = SeededGenerator(seed: seed)
         let order = (0..<runs).flatMap { _ in setups.indices.shuffled(using: &generator) }
@@ -138,22 +141,33 @@ final class BootSession: Sendable {
             var configuration = configuration
             configuration.runs.sort { $0.index < $1.index }
             configuration.series = BootSeries(outcomes)
-            configuration.functions = Self.functions(outcomes)
+            configuration.functions = functions(outcomes)
             return configuration
         }
     }
 
     private static let functionLimit = 30
 
-    private static func functions(_ outcomes: [BootOutcome]) -> [BootFunction]? {
-        let sums = outcomes.reduce(into: [UInt64: UInt64]()) { sums, outcome in
-            sums.merge(outcome.addresses) { $0 + $1 }
+    private func functions(_ outcomes: [BootOutcome]) -> [BootFunction]? {
+        var sums: [String: UInt64] = [:]
+        for outcome in outcomes {
+            for (address, exits) in outcome.addresses {
+                sums[name(of: address), default: 0] += exits
+            }
         }
         guard !sums.isEmpty else { return nil }
-        return sums.sorted { ($1.value, $0.key) < ($0.value, $1.key) }.prefix(functionLimit).map {
-            BootFunction(name: "0x" + String($0.key, radix: 16), exits: $0.value)
+        return sums.sorted { ($1.value, $0.key) < ($0.value, $1.key) }.prefix(Self.functionLimit).map {
+            BootFunction(name: $0.key, exits: $0.value)
         }
     }
+
+    private func name(of address: UInt64) -> String {
+        // Linux has the upper half for itself; below lie programs, and before them the kernel's own unpacking.
+        guard address >> 63 == 1 else { return symbols == nil ? hex(address) : "below the kernel" }
+        return symbols?.location(of: address)?.symbol ?? hex(address)
+    }
+
+    private func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
 }
 
 extension BootSeries {
