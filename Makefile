@@ -3,8 +3,10 @@
 
 SWIFT ?= swift
 # Static: the binaries run in a bare initramfs, and start five times as fast. Linked by lld, which keeps what is
-# executed apart from what is read: 3 MiB less of a process is resident than with the default linker's layout.
-RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld
+# executed apart from what is read: 3 MiB less of a process is resident than with the default linker's layout; and what a
+# start touches side by side: 2 MiB less again.
+START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.txt' -Xlinker --no-warn-symbol-ordering
+RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
 .PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check clean always

@@ -156,6 +156,10 @@ public final class Machine {
         }
     }
 
+    deinit {
+        devices.loop?.forget()
+    }
+
     /// Creates the VM and loads a bare-metal guest.
     public convenience init(
         _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil
@@ -263,6 +267,25 @@ public final class Machine {
             }
         }
         return anchors
+    }
+
+    /// The names that a Linux guest has of its own kernel's code, out of its RAM, when the run is over; nil when it is no
+    /// Linux, or has none. They are where the guest has them: KASLR is in them.
+    ///
+    /// - Parameter anchors: ``RunResult/anchors``.
+    public func kernelSymbols(_ anchors: [SymbolTable.Anchor]) -> SymbolTable? {
+        guard let special = try? vcpus[0].loop.vcpu.specialRegisters() else { return nil }
+        let linear = LinearMemory(memory: memory, special: special)
+        // Those of the first vCPU: another's would not do better.
+        for anchor in anchors.prefix(2) {
+            guard let place = linear.walk(anchor.address)?.physical,
+                let image = memory.surroundings(of: place, before: 32 << 20, after: 64 << 20),
+                let table = Kallsyms(UnsafeRawBufferPointer(image)).flatMap(SymbolTable.init),
+                table.address(of: anchor.symbol) == anchor.address
+            else { continue }
+            return table
+        }
+        return nil
     }
 
     /// Ends the run from another thread, as its timeout would.

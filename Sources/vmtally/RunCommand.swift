@@ -66,13 +66,14 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Interrupt controllers: none, kernel, or split: I/O APIC here, no PIC, no PIT. (Linux: kernel)")
     var irqchip = InterruptControllers.none
 
-    @Option(help: "ACPI tables: reduced, or full: with PM registers, PM timer, PIC, PIT and clock.")
-    var acpi = DeviceConfiguration.ACPI.reduced
+    @Option(
+        help: "ACPI tables: reduced, or full: PM registers, PM timer, PIC, PIT, clock. (default: full for Multiboot)")
+    var acpi: DeviceConfiguration.ACPI?
 
     @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
     var byRip: Int?
 
-    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: an ELF guest's own)")
+    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)")
     var symbols: String?
 
     @Option(help: "Write the tally as JSON to this file; - is standard output.")
@@ -130,7 +131,10 @@ struct RunCommand: ParsableCommand {
         let machine = try makeMachine(configuration)
         let result = try machine.run()
         let places = byRip.flatMap { count in
-            result.rips.map { RIPReport($0, top: count, symbols: symbols, anchors: result.anchors) }
+            result.rips.map {
+                RIPReport(
+                    $0, top: count, symbols: symbols ?? machine.kernelSymbols(result.anchors), anchors: result.anchors)
+            }
         }
         if case .failed(let failure) = result.end {
             warn("vmtally: \(failure)")
@@ -158,7 +162,8 @@ struct RunCommand: ParsableCommand {
 
     private var devices: DeviceConfiguration {
         var devices = DeviceConfiguration()
-        devices.acpi = acpi
+        // Programs that test a machine expect a PC; split chips are none.
+        devices.acpi = acpi ?? (multiboot != nil && irqchip != .split ? .full : .reduced)
         devices.console = console
         devices.disks = disk.map { text in
             text.hasSuffix(",ro")

@@ -97,6 +97,17 @@ struct FuzzTests {
         }
     }
 
+    /// What a kernel says of itself in the guest's RAM.
+    @Test func kallsyms() throws {
+        let files = try FileMutator("kallsyms")
+        defer { files.release() }
+        Fuzzer(target: "kallsyms", usual: 1000).run { seed, random in
+            guard let table = Kallsyms(files.file(seed, &random)).flatMap(SymbolTable.init) else { return false }
+            _ = table.location(of: random.number())
+            return true
+        }
+    }
+
     // MARK: devices
 
     /// A guest's memory and registers as a driver would use them, or nearly.

@@ -75,6 +75,7 @@ struct Fuzzer {
             alarm(0)
         }
         print("fuzz \(target): \(seeds.count) inputs, \(taken) of them taken for good, \(ContinuousClock.now - start)")
+        fflush(nil)
         // Neither all refused nor all taken: the inputs reach what they should.
         if seeds.count >= 1000 {
             let count = UInt64(seeds.count)

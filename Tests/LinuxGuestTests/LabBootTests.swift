@@ -69,9 +69,17 @@ struct LabBootTests {
             let reason = match.2 == "0" ? Int(match.1) ?? -1 : 10
             traced[reason, default: 0] += Int(match.3) ?? 0
         }
-        let ours = Dictionary(run.exits.by_reason.map { ($0.code, $0.count) }, uniquingKeysWith: +)
+        let ours = Dictionary(run.exits.byReason.map { ($0.code, $0.count) }, uniquingKeysWith: +)
         #expect(ours == traced)
         #expect(run.exits.total.count == traced.values.reduce(0, +))
+        // Place by place as well, where asked for; the kernel has told its own code's names.
+        if boot.name == "serial-4" {
+            let places = try #require(run.exits.byRIP)
+            #expect(places.count == 5)
+            #expect(
+                places.reduce(try #require(run.exits.byRIPOthers).count) { $0 + $1.count } == run.exits.total.count)
+            #expect(places.first?.symbol == "io_serial_out", "\(output)")
+        }
         // And what the binary statistics say.
         #expect(run.kernel["exits"].map { "\($0)" } == Self.line("kvm_exit", output))
         #expect(run.kernel["mmio_exits"] == ours[6, default: 0])
@@ -97,7 +105,8 @@ struct LabBootTests {
     }
 
     private static func line(_ word: String, _ output: String) -> String? {
-        output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }.map { String($0.dropFirst(word.count + 1)) }
+        let line = output.components(separatedBy: "\n").first { $0.hasPrefix(word + " ") }
+        return line.map { String($0.dropFirst(word.count + 1)) }
     }
 
     private struct Run: Decodable {
@@ -107,9 +116,22 @@ struct LabBootTests {
             let code: Int
             let count: Int
         }
+        struct Place: Decodable {
+            let symbol: String?
+            let count: Int
+        }
         struct Exits: Decodable {
             let total: Total
-            let by_reason: [Reason]
+            let byReason: [Reason]
+            let byRIP: [Place]?
+            let byRIPOthers: Total?
+
+            enum CodingKeys: String, CodingKey {
+                case total
+                case byReason = "by_reason"
+                case byRIP = "by_rip"
+                case byRIPOthers = "by_rip_others"
+            }
         }
 
         let status: Status
@@ -186,7 +208,7 @@ private struct TemporaryFolder: ~Copyable {
     }
 }
 
-private enum Lab {
+enum Lab {
     private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
         .deletingLastPathComponent()
 

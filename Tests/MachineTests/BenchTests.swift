@@ -10,12 +10,13 @@ import Testing
 @Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"), .serialized)
 struct BenchTests {
     private static func run(
-        _ kinds: [BenchKind], elf: UnsafeRawBufferPointer = ProbeImage.bench, seconds: Double = 0.2
+        _ kinds: [BenchKind], elf: UnsafeRawBufferPointer = ProbeImage.bench, seconds: Double = 0.2,
+        patience: Int = 2_000
     ) throws -> BenchResult {
         var options = BenchOptions()
         options.kinds = kinds
         options.seconds = seconds
-        options.patience = 2_000
+        options.patience = patience
         return try Bench(options, elf: elf).run { _ in }
     }
 
@@ -123,7 +124,7 @@ struct BenchTests {
     func strangeGuests(guest: TinyGuest) throws {
         let elf = guest.elf
         elf.withUnsafeBytes { bytes in
-            _ = #expect(throws: MachineError.self) { try Self.run([Self.kind("pio-out")], elf: bytes) }
+            _ = #expect(throws: MachineError.self) { try Self.run([Self.kind("pio-out")], elf: bytes, patience: 200) }
         }
     }
 

@@ -20,11 +20,11 @@ boot() {
 say='echo READY $(grep -c ^processor /proc/cpuinfo) CPUs'
 clock='cat /sys/devices/system/clocksource/clocksource0/current_clocksource; grep "  0:" /proc/interrupts'
 boot serial-1 vmlinuz "console=ttyS0 quiet -- $say"
-boot serial-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4
+boot serial-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --by-rip 5
 boot virtio-1 vmlinuz "console=hvc0 quiet -- $say" --console virtio
 boot virtio-split vmlinuz "console=hvc0 quiet -- $say" --console virtio --irqchip split
 boot split-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --irqchip split
-boot full vmlinuz "console=ttyS0 quiet clocksource=acpi_pm nolapic_timer -- $say; $clock" --acpi full
+boot full vmlinuz "console=ttyS0 quiet clocksource=acpi_pm lapic=notscdeadline nolapic_timer -- $say; $clock" --acpi full
 boot pvh vmlinux "console=ttyS0 quiet -- $say; dmesg | grep -i pvh"
 boot vmlinux vmlinux-64 "console=ttyS0 quiet -- $say"
 for way in acpi kbd triple pci; do
