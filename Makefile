@@ -3,22 +3,40 @@
 
 SWIFT ?= swift
 # Static: the binaries run in a bare initramfs, and start five times as fast. Linked by lld, which keeps what is
-# executed apart from what is read: 3 MiB less of a process is resident than with the default linker's layout.
-RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld
+# executed apart from what is read: 3 MiB less of a process is resident than with the default linker's layout; and what a
+# start touches side by side: 2 MiB less again.
+START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.txt' -Xlinker --no-warn-symbol-ordering
+RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build test guest lint bench-loop bench-start bench-check clean always
+.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check clean always
 
 demo: build
 	build/vmtally demo
 
 build: build/vmtally build/vmtally-probe
 
+# `vmtally history` is a program of its own, with GRDB and SQLite in it: a minute or two of building.
+history: build
+	@scripts/require history
+	$(SWIFT) build --package-path History $(RELEASE:.build-static=.build-history) 2>&1 | \
+		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
+	strip -o build/vmtally-history .build-history/release/vmtally-history
+
+# Ten million inputs for each target that a hostile file or guest can reach: Tests/FuzzTests. Optimised, with the checks
+# of raw buffers that debug builds have.
+INPUTS ?= 10000000
+fuzz:
+	VMTALLY_FUZZ=$(INPUTS) $(SWIFT) test -c release --scratch-path .build-fuzz -Xswiftc -enable-testing \
+		-Xswiftc -assert-config -Xswiftc Debug --filter FuzzTests
+
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity
 	@scripts/require test
 	@Tests/Lab/run --prepare svm vmx svm-b || [ -z "$$CI" ]
 	$(SWIFT) test
+	@scripts/require history
+	$(SWIFT) test --package-path History --scratch-path .build-history
 
 # The linker's warnings about dlopen and getpwnam in static programs concern calls that are never made.
 build/%: always
@@ -48,7 +66,7 @@ bench-check: build build/vmtally-benchmarks
 	build/vmtally-benchmarks --check loop accounting start
 
 lint:
-	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks
+	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
 
 clean:
-	rm -rf .build .build-static build
+	rm -rf .build .build-static .build-fuzz .build-history build

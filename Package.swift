@@ -6,6 +6,8 @@ let package = Package(
     products: [
         .library(name: "KVM", targets: ["KVM"]),
         .library(name: "ExitStats", targets: ["ExitStats"]),
+        .library(name: "BootRecords", targets: ["BootRecords"]),
+        .library(name: "Reports", targets: ["Reports"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [
@@ -19,17 +21,19 @@ let package = Package(
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
+        .target(name: "HostView"),
+        .target(name: "BootRecords"),
         .executableTarget(
             name: "vmtally-fidelity",
-            dependencies: ["KVM", "ExitStats", "Machine", "Reports", "ProbeImage", "TestGuests"],
+            dependencies: ["KVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests"],
             path: "Tests/Fidelity"
         ),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
-        .target(name: "Reports", dependencies: ["KVM", "ExitStats", "Machine"]),
+        .target(name: "Reports", dependencies: ["BootRecords", "KVM", "ExitStats", "Machine"]),
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "KVM", "ExitStats", "Machine", "Reports", "ProbeImage",
+                "BootRecords", "KVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
@@ -38,15 +42,19 @@ let package = Package(
             name: "vmtally-benchmarks",
             dependencies: ["CBenchmarks", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Reports"],
             path: "Benchmarks/Harness"),
+        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords"]),
         .testTarget(name: "CodegenTests"),
+        .testTarget(name: "HostViewTests", dependencies: ["HostView"]),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
-        .testTarget(name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "CTestSupport"]),
+        .testTarget(
+            name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport"]),
+        .testTarget(name: "FuzzTests", dependencies: ["Machine", "CTestSupport"], exclude: ["Corpus"]),
         .testTarget(name: "LabTests"),
         .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"], exclude: ["Scripts", "totals"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
-        .testTarget(name: "ReportsTests", dependencies: ["Reports", "KVM", "ExitStats"]),
+        .testTarget(name: "ReportsTests", dependencies: ["Reports", "BootRecords", "KVM", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,20 +1,21 @@
 import CBenchmarks
 import Machine
 
-/// The exit loop against the same loop without accounting, and against a plain C program, on the same guest.
+/// The exit loop against the same loop without accounting, with more of it, and against a plain C program, on the same
+/// guest.
 ///
-/// All three run in turns, in an order that changes from turn to turn, on one CPU. A round's sample is the median of the
-/// guest's chunks in ten turns: chunks are short, so that what else the machine does meanwhile hits few of them, and
-/// turns are, so that what drifts hits all three loops alike.
+/// All four run in turns, in an order that changes from turn to turn, on one CPU. A round's sample is the median of the
+/// guest's chunks in twelve turns: chunks are short, so that what else the machine does meanwhile hits few of them, and
+/// turns are, so that what drifts hits all loops alike.
 struct LoopBenchmark {
     var rounds = 25
-    /// 200,000 exits make a sample.
-    let turns = 10
+    /// 240,000 exits make a sample.
+    let turns = 12
     let chunks = 200
     let exitsPerChunk = 100
 
     enum Loop: CaseIterable {
-        case counted, uncounted, plainC
+        case counted, uncounted, plainC, byRIP
     }
 
     func run(progress: (String) -> Void) throws -> [Figure] {
@@ -36,7 +37,7 @@ struct LoopBenchmark {
         var chunks: [Loop: [Double]] = [:]
         for turn in 0..<turns {
             for loop in Self.order(turn) {
-                let serial = loop == .plainC ? try runPlainC(guest) : try runVMTally(guest, counting: loop == .counted)
+                let serial = loop == .plainC ? try runPlainC(guest) : try runVMTally(guest, loop)
                 guard let cycles = guest.cycles(serial) else {
                     throw BenchmarkError("the guest sent \(serial.count) bytes, not \(guest.chunks * 8)")
                 }
@@ -46,21 +47,22 @@ struct LoopBenchmark {
         return chunks
     }
 
-    /// One of the six orders.
+    /// Each loop comes first as often as the others, and they run there and back.
     private static func order(_ turn: Int) -> [Loop] {
         var rest = Loop.allCases
-        let first = rest.remove(at: turn % 3)
-        return [first] + (turn / 3 % 2 == 0 ? rest : rest.reversed())
+        let first = rest.remove(at: turn % rest.count)
+        return [first] + (turn / 4 % 2 == 0 ? rest : rest.reversed())
     }
 
-    private func runVMTally(_ guest: LoopGuest, counting: Bool) throws -> [UInt8] {
+    private func runVMTally(_ guest: LoopGuest, _ loop: Loop) throws -> [UInt8] {
         var configuration = MachineConfiguration()
         configuration.liveCPUID = .off
         configuration.serial = .capture
-        configuration.countsExits = counting
+        configuration.countsExits = loop != .uncounted
+        configuration.talliesByRIP = loop == .byRIP
         let machine = try guest.elf.withUnsafeBytes { try Machine(configuration, elf: $0) }
         let result = try machine.run()
-        let expected = counting ? UInt64(guest.chunks * (guest.exits + 8) + 1) : 0
+        let expected = configuration.countsExits ? UInt64(guest.chunks * (guest.exits + 8) + 1) : 0
         guard case .exited(status: 1) = result.end, result.total.total.count == expected else {
             throw BenchmarkError("the guest ended with \(result.end) after \(result.total.total.count) exits")
         }
@@ -79,6 +81,7 @@ struct LoopBenchmark {
         let counted = samples[.counted, default: []]
         let uncounted = samples[.uncounted, default: []]
         let plainC = samples[.plainC, default: []]
+        let byRIP = samples[.byRIP, default: []]
         func ratio(_ name: String, _ some: [Double], _ others: [Double], target: Double? = nil) -> Figure {
             Figure(
                 "\(exit.rawValue): \(name)", unit: "ratio", zip(some, others).map { $0 / $1 },
@@ -92,6 +95,7 @@ struct LoopBenchmark {
             ratio("vmtally / without accounting", counted, uncounted, target: 1.01),
             ratio("vmtally / plain C", counted, plainC, target: 1.01),
             ratio("without accounting / plain C", uncounted, plainC),
+            ratio("vmtally with --by-rip / vmtally", byRIP, counted),
         ]
     }
 }

@@ -91,6 +91,12 @@ public enum GSIRoute: Equatable, Sendable {
     /// To local APICs, as a message.
     case msi(gsi: UInt32, address: UInt64, data: UInt32)
 
+    /// A PC's wiring: an ISA interrupt goes to both 8259s and the I/O APIC; the timer's, 0, to the I/O APIC's pin 2. KVM's
+    /// own default has it at pin 0.
+    public static let pc: [GSIRoute] =
+        (0..<16).map { .irqChip(gsi: $0, chip: $0 < 8 ? 0 : 1, pin: $0 % 8) }
+        + (0..<24).filter { $0 != 2 }.map { .irqChip(gsi: $0, chip: 2, pin: $0 == 0 ? 2 : $0) }
+
     fileprivate var entry: kvm_irq_routing_entry {
         var entry = kvm_irq_routing_entry()
         switch self {

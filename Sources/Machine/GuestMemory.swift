@@ -58,6 +58,15 @@ public final class GuestMemory: @unchecked Sendable {
         return UnsafeMutableRawBufferPointer(start: host + Int(offset), count: count)
     }
 
+    /// RAM around an address, from a page boundary on, as far as it goes without a hole; nil outside RAM.
+    func surroundings(of address: UInt64, before: UInt64, after: UInt64) -> UnsafeMutableRawBufferPointer? {
+        let isLow = address < lowSize
+        let region = isLow ? 0..<lowSize : Self.holeEnd..<Self.holeEnd + (size - lowSize)
+        guard region.contains(address) else { return nil }
+        let start = max(region.lowerBound, address & ~0xFFF - min(before, address & ~0xFFF))
+        return slice(start, count: Int(min(region.upperBound - start, address - start + after)))
+    }
+
     /// Reads a little-endian integer; nil outside RAM.
     public func load<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type = T.self, at address: UInt64) -> T? {
         slice(address, count: MemoryLayout<T>.size)?.loadUnaligned(as: T.self)

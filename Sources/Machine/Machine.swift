@@ -118,7 +118,8 @@ public final class Machine {
         devices =
             guest.isPC
             ? try MachineDevices(
-                pc: configuration.devices, cpus: cpus, splitPins: splitPins, output: output, memory: memory, vm: vm,
+                pc: configuration.devices, cpus: cpus, splitPins: splitPins, isTest: guest.isTest, output: output,
+                memory: memory, vm: vm,
                 control: control, marker: marker)
             : MachineDevices(bareMetal: output, marker: marker, bench: configuration.bench)
         if isPC {
@@ -153,6 +154,10 @@ public final class Machine {
                 nanoseconds: monotonicNanoseconds(), tallies: tallies.map { $0.snapshot() },
                 kernel: statistics.read())
         }
+    }
+
+    deinit {
+        devices.loop?.forget()
     }
 
     /// Creates the VM and loads a bare-metal guest.
@@ -264,6 +269,25 @@ public final class Machine {
         return anchors
     }
 
+    /// The names that a Linux guest has of its own kernel's code, out of its RAM, when the run is over; nil when it is no
+    /// Linux, or has none. They are where the guest has them: KASLR is in them.
+    ///
+    /// - Parameter anchors: ``RunResult/anchors``.
+    public func kernelSymbols(_ anchors: [SymbolTable.Anchor]) -> SymbolTable? {
+        guard let special = try? vcpus[0].loop.vcpu.specialRegisters() else { return nil }
+        let linear = LinearMemory(memory: memory, special: special)
+        // Those of the first vCPU: another's would not do better.
+        for anchor in anchors.prefix(2) {
+            guard let place = linear.walk(anchor.address)?.physical,
+                let image = memory.surroundings(of: place, before: 32 << 20, after: 64 << 20),
+                let table = Kallsyms(UnsafeRawBufferPointer(image)).flatMap(SymbolTable.init),
+                table.address(of: anchor.symbol) == anchor.address
+            else { continue }
+            return table
+        }
+        return nil
+    }
+
     /// Ends the run from another thread, as its timeout would.
     func stop() {
         control.finish(.timeout)
@@ -323,6 +347,9 @@ public final class Machine {
                 try vm.splitIRQChip(pins: UInt32(pins))
             } else if configuration.irqchip != .none {
                 try vm.createIRQChip()
+            }
+            if configuration.devices.acpi == .full {
+                try vm.setGSIRouting(GSIRoute.pc)
             }
             if isPC, configuration.irqchip == .kernel {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))

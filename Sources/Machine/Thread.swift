@@ -2,7 +2,7 @@ import CLinuxKVM
 import Glibc
 
 /// A POSIX thread that runs one closure.
-struct Thread {
+package struct Thread {
     private final class Body: Sendable {
         let name: String
         let run: @Sendable () -> Void
@@ -16,7 +16,7 @@ struct Thread {
     private let thread: pthread_t
 
     /// Starts a thread; `name` shows in ps and in perf, 15 bytes of it.
-    init(name: String, _ run: @escaping @Sendable () -> Void) throws(MachineError) {
+    package init(name: String, _ run: @escaping @Sendable () -> Void) throws(MachineError) {
         let body = Unmanaged.passRetained(Body(name: name, run: run))
         var thread = pthread_t()
         let result = pthread_create(
@@ -36,7 +36,7 @@ struct Thread {
     }
 
     /// Waits until the closure has returned. Once.
-    func join() {
+    package func join() {
         pthread_join(thread, nil)
     }
 

@@ -29,7 +29,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
     var append: String?
 
-    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0) or virtio (console=hvc0).")
+    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none.")
     var console = DeviceConfiguration.Console.serial
 
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
@@ -66,13 +66,14 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Interrupt controllers: none, kernel, or split: I/O APIC here, no PIC, no PIT. (Linux: kernel)")
     var irqchip = InterruptControllers.none
 
-    @Option(help: "ACPI tables: reduced, or full: with PM registers, PM timer, PIC, PIT and clock.")
-    var acpi = DeviceConfiguration.ACPI.reduced
+    @Option(
+        help: "ACPI tables: reduced, or full: PM registers, PM timer, PIC, PIT, clock. (default: full for Multiboot)")
+    var acpi: DeviceConfiguration.ACPI?
 
     @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
     var byRip: Int?
 
-    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: an ELF guest's own)")
+    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)")
     var symbols: String?
 
     @Option(help: "Write the tally as JSON to this file; - is standard output.")
@@ -130,7 +131,10 @@ struct RunCommand: ParsableCommand {
         let machine = try makeMachine(configuration)
         let result = try machine.run()
         let places = byRip.flatMap { count in
-            result.rips.map { RIPReport($0, top: count, symbols: symbols, anchors: result.anchors) }
+            result.rips.map {
+                RIPReport(
+                    $0, top: count, symbols: symbols ?? machine.kernelSymbols(result.anchors), anchors: result.anchors)
+            }
         }
         if case .failed(let failure) = result.end {
             warn("vmtally: \(failure)")
@@ -158,7 +162,8 @@ struct RunCommand: ParsableCommand {
 
     private var devices: DeviceConfiguration {
         var devices = DeviceConfiguration()
-        devices.acpi = acpi
+        // Programs that test a machine expect a PC; split chips are none.
+        devices.acpi = acpi ?? (multiboot != nil && irqchip != .split ? .full : .reduced)
         devices.console = console
         devices.disks = disk.map { text in
             text.hasSuffix(",ro")
@@ -196,7 +201,8 @@ struct RunCommand: ParsableCommand {
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
-        let append = append ?? "quiet console=\(console == .serial ? "ttyS0" : "hvc0") panic=-1"
+        let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][console.rawValue] ?? ""
+        let append = append ?? "quiet\(device) panic=-1"
         guard let initrd else {
             return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
         }
@@ -208,13 +214,14 @@ struct RunCommand: ParsableCommand {
 
 /// What `make guest` leaves beside this program.
 struct ReadyGuest {
-    private let folder: String
+    private let folder = programFolder + "/guest"
 
-    init() {
+    /// Where this program lies.
+    static var programFolder: String {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         let length = max(0, readlink("/proc/self/exe", &buffer, buffer.count - 1))
         let path = String(decoding: buffer.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
-        folder = (path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".") + "/guest"
+        return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
     }
 
     var initrd: String { folder + "/initrd" }

@@ -8,7 +8,10 @@ struct VMTally: ParsableCommand {
         commandName: "vmtally",
         abstract: "Counts and times every VM exit, for the host and for the guest.",
         version: version,
-        subcommands: [DemoCommand.self, RunCommand.self, BenchCommand.self, HostCommand.self, CPUIDCommand.self]
+        subcommands: [
+            DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
+            HistoryCommand.self, HostCommand.self, CPUIDCommand.self,
+        ]
     )
 
     static func main() {

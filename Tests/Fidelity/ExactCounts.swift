@@ -28,8 +28,6 @@ struct ExactCounts {
         let result = try machine.run()
         let byHardware = hardware?.counts() ?? [:]
         let byUserspace = userspace?.counts() ?? [:]
-        hardware?.stop()
-        userspace?.stop()
 
         let total = result.total
         checks.expect("ended by HLT", result.end == .halted, "\(result.end)")

@@ -19,7 +19,31 @@ enum Fidelity {
         checks.run("exact counts") { checks throws in try ExactCounts(scale: arguments.scale).check(&checks) }
         checks.run("demo guest") { checks throws in try demo(expecting: arguments.mode, &checks) }
         checks.run("CPUID walk") { checks throws in try cpuidWalk(&checks) }
+        checks.run("bench") { checks throws in try bench(&checks) }
         checks.finish()
+    }
+
+    /// Each kind of exit is counted under its reason, the processor's too where the kernel counts them.
+    private static func bench(_ checks: inout Checks) throws {
+        let names: Set = [
+            "cpuid", "cr4-write", "rdmsr", "wrmsr", "rdmsr-userspace", "pio-out", "pio-in", "pio-kernel-out",
+            "pio-ioeventfd", "pio-coalesced", "mmio-read", "mmio-write", "mmio-coalesced", "touch-mmio", "live-sites",
+            "live-fault", "live-host", "live-host-exit",
+        ]
+        var options = BenchOptions()
+        options.kinds = BenchKind.catalogue.filter { names.contains($0.name) }
+        // The fewest iterations that there are: in Bochs each costs.
+        options.seconds = 0.05
+        options.cpus = 1
+        for row in try Bench(options, elf: ProbeImage.bench).run({ _ in }).rows {
+            switch row.outcome {
+            case .measured(let measurement):
+                checks.expect(
+                    "bench, \(row.kind.name)", measurement.isExact,
+                    "\(measurement.userspace) \(measurement.hardware.map { "\($0)" } ?? "")")
+            case .unavailable(let reason): checks.skip("bench, \(row.kind.name)", because: reason)
+            }
+        }
     }
 
     /// The probe finds nothing wrong, and the host knows of every reading that it took.

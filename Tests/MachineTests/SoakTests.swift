@@ -45,7 +45,10 @@ struct SoakTests {
         }
     }
 
-    /// Runs guests of several kinds, with and without live CPUID, 200 machines in all after a warm-up.
+    /// Machines and processes to make. VMTALLY_SOAK=1000 is for a long look.
+    private static let count = getenv("VMTALLY_SOAK").flatMap { Int(String(cString: $0)) } ?? 200
+
+    /// Runs guests of several kinds, with and without live CPUID, bare or on a PC with devices, after a warm-up.
     private static func soak() throws {
         let worker = TinyGuest(Assembly.loop(10, Assembly.outByte) + Assembly.sendAndHalt(100))
         let failing = TinyGuest([0x0F, 0x0B])
@@ -53,7 +56,7 @@ struct SoakTests {
         let reader = TinyGuest(Assembly.eax(0x4FFF_FFFF) + [0x31, 0xC9, 0x0F, 0xA2, 0xF4], sites: [7])
         func machines(_ count: Int) throws {
             for index in 0..<count {
-                switch index % 5 {
+                switch index % 7 {
                 case 0: _ = try worker.run { $0.cpus = 4 }
                 case 1: _ = try failing.run()
                 case 2: _ = try spinner.run { $0.timeoutMilliseconds = 1 }
@@ -61,6 +64,18 @@ struct SoakTests {
                     // Not run at all, and one that cannot be built.
                     _ = try worker.machine()
                     _ = try? worker.machine { $0.cpus = 0 }
+                case 4, 5:
+                    // A PC: chips in the kernel or split, virtio devices with a thread and event descriptors.
+                    let image = Self.multiboot
+                    try image.withUnsafeBytes { bytes in
+                        var configuration = MachineConfiguration()
+                        configuration.irqchip = index % 7 == 4 ? .kernel : .split
+                        configuration.devices.console = .virtio
+                        configuration.devices.entropy = true
+                        configuration.timeoutMilliseconds = 10_000
+                        let machine = try Machine(configuration, .multiboot(bytes, commandLine: ""))
+                        guard try machine.run().end == .exited(status: 7) else { exit(2) }
+                    }
                 default:
                     let machine = try reader.elf.withUnsafeBytes { bytes in
                         var configuration = MachineConfiguration()
@@ -73,7 +88,7 @@ struct SoakTests {
         }
         try machines(40)
         let before = Footprint()
-        try machines(200)
+        try machines(count)
         // KVM ends a machine's worker thread a moment after the machine.
         var after = Footprint()
         for _ in 0..<100 where after.threads > before.threads || after.descriptors > before.descriptors {
@@ -85,11 +100,29 @@ struct SoakTests {
         else {
             print("before: \(before)\nafter:  \(after)")
             fflush(nil)
-            exit(1)
+            return
         }
     }
 
-    @Test(.timeLimit(.minutes(3))) func twoHundredMachinesLeaveNothingBehind() async throws {
+    /// Writes 3 to port 0xF4: mov $3, %eax; out %eax, $0xF4.
+    private static let multiboot = multibootImage([0xB8, 0x03, 0x00, 0x00, 0x00, 0xE7, 0xF4])
+
+    /// A process a boot: whatever one left behind in the kernel would make a later one fail.
+    @Test(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
+    func aProcessABoot() throws {
+        let folder = try TemporaryFolder()
+        let image = try folder.file("guest", Self.multiboot)
+        let outcome = try CommandLineTool.run(
+            """
+            for i in $(seq $COUNT); do
+                $VMTALLY run --multiboot "$IMAGE" --quiet --rng --timeout 20 --live-cpuid off </dev/null
+                [ $? = 7 ] || { echo "boot $i: $?"; exit 1; }
+            done
+            """, ["COUNT": "\(max(20, Self.count / 10))", "IMAGE": image], seconds: 600)
+        #expect(outcome.status == 0, "\(outcome.output) \(outcome.error)")
+    }
+
+    @Test(.timeLimit(.minutes(20))) func machinesLeaveNothingBehind() async throws {
         let result = try #require(
             await #expect(processExitsWith: .success, observing: [\.standardOutputContent]) {
                 try SoakTests.soak()

@@ -5,7 +5,7 @@ typealias Arguments = UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
 /// What the user wants.
 struct Options {
     enum Command {
-        case show, watch, exec, help
+        case show, watch, exec, mark, help
     }
 
     var command = Command.show
@@ -29,6 +29,8 @@ struct Options {
                 command = .watch
             } else if word.is("exec") {
                 command = .exec
+            } else if word.is("mark") {
+                command = .mark
             } else if word.is("--help") || word.is("-h") || word.is("help") {
                 command = .help
             } else if word.is("--json") {

@@ -9,10 +9,13 @@ struct Report {
     func introduction(_ output: inout Output) {
         guard tally.hasSignature else { return output.put("no signature (--force): the meaning is not known\n") }
         output.put(tally.isLive ? "live; " : "SNAPSHOT from before this vCPU first ran, not live; ")
-        output.put(
-            tally.features.vocabulary == .kvm
-                ? "userspace exits (KVM_EXIT_*, counted by the VMM)"
-                : "VM exits (counted by the host's kernel)")
+        let counted: StaticString =
+            switch tally.features.vocabulary {
+            case .vmx: "VM exits (VMX basic exit reasons, counted by the host's kernel)"
+            case .svm: "VM exits (SVM exit codes, counted by the host's kernel)"
+            default: "userspace exits (KVM_EXIT_*, counted by the VMM)"
+            }
+        output.put(counted)
         if tally.features.tscKHz > 0 {
             output.put("; TSC ")
             output.put(UInt64(tally.features.tscKHz), decimals: 3)

@@ -53,6 +53,8 @@ struct Snapshot {
 
     let total: TallyPair
     let nanoseconds: UInt64
+    /// What a query costs the VM, cycles; 0: not known. Before what is measured only.
+    let queryCycles: UInt64
     private let pairs: UnsafeMutablePointer<UInt64>
 
     init(_ tally: inout Tally, _ side: Side, _ scope: TallyScope = .machine) {
@@ -69,9 +71,14 @@ struct Snapshot {
         case .before:
             for index in 0..<count where index != query { read(index) }
             read(query)
+            let first = tally.total(scope)
+            let second = tally.total(scope)
             total = tally.total(scope)
+            // Other vCPUs' exits may come in between.
+            queryCycles = min(second.cycles &- first.cycles, total.cycles &- second.cycles)
             nanoseconds = now(1)
         case .after:
+            queryCycles = 0
             nanoseconds = now(1)
             total = tally.total(scope)
             read(query)
@@ -82,7 +89,13 @@ struct Snapshot {
     /// Queries between the two readings of the total, and of the query's own reason: they are no part of what is
     /// measured.
     static let ownQueriesInTotal: UInt64 = 1
-    static let ownQueriesInReason: UInt64 = 3
+    static let ownQueriesInReason: UInt64 = 5
+
+    /// What a value has grown since `before`, if there is one, without so many queries of our own.
+    func growth(of value: (Snapshot) -> TallyPair, since before: Snapshot?, own: UInt64) -> TallyPair {
+        guard let before else { return value(self) }
+        return value(self).since(value(before), own: own, of: before.queryCycles)
+    }
 
     func pair(_ index: Int) -> TallyPair {
         TallyPair(count: pairs[index * 2], cycles: pairs[index * 2 + 1])
@@ -97,9 +110,11 @@ func now(_ clock: Int32) -> UInt64 {
 }
 
 extension TallyPair {
-    /// The growth since an earlier reading, less what the measurement itself added.
-    func since(_ earlier: TallyPair, own: UInt64 = 0) -> TallyPair {
+    /// The growth since an earlier reading, less what the measurement itself added: queries, and cycles of each.
+    func since(_ earlier: TallyPair, own: UInt64 = 0, of ownCycles: UInt64 = 0) -> TallyPair {
         let count = count &- earlier.count
-        return TallyPair(count: count > own ? count - own : 0, cycles: cycles &- earlier.cycles)
+        let cycles = cycles &- earlier.cycles
+        let spent = own &* ownCycles
+        return TallyPair(count: count > own ? count - own : 0, cycles: cycles > spent ? cycles - spent : 0)
     }
 }

@@ -79,7 +79,8 @@ extension BenchKind {
         ]
         + [1, 16, 256, 4096].map { count in
             BenchKind(
-                "pio-rep-out-\(count)", .ports, "REP OUTSB of \(count) bytes: an exit for each", .repOut8, 0x2000,
+                "pio-rep-out-\(count)", .ports,
+                count == 1 ? "REP OUTSB of 1 byte" : "REP OUTSB of \(count) bytes: an exit for each", .repOut8, 0x2000,
                 count, userspace: [KVM_EXIT_IO: count], limit: UInt32(max(8, 65536 / count)))
         }
         + [

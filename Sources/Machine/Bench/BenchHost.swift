@@ -117,12 +117,13 @@ final class BenchHost: Sendable {
 
     /// Runs one block. For one thread.
     ///
-    /// - Parameter prepare: work on guest memory while no vCPU runs.
+    /// - Parameters:
+    ///   - milliseconds: how long the block may take; the guest's start, before the first one, six times as long.
+    ///   - prepare: work on guest memory while no vCPU runs.
     func run(
         _ request: BenchRequest, milliseconds: Int, prepare: (GuestMemory) -> Void = { _ in }
     ) throws(Stop) -> Block {
-        let deadline = deadline(milliseconds: milliseconds)
-        try wait(until: deadline)
+        try wait(until: deadline(milliseconds: milliseconds * 6))
         guard let memory = attachments.withLock({ $0.memory }) else { throw .ended }
         prepare(memory)
         let size = MemoryLayout<BenchRequest>.size
@@ -139,7 +140,7 @@ final class BenchHost: Sendable {
         for index in used.reversed() {
             go[index].signal()
         }
-        try wait(until: deadline)
+        try wait(until: deadline(milliseconds: milliseconds))
         let (begin, end) = try state.withLock { (state) throws(Stop) in
             guard !state.refused else { throw .refused }
             guard let begin = state.begin, let end = state.end else { throw .ended }

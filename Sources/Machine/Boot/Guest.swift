@@ -17,6 +17,14 @@ public enum Guest {
         }
     }
 
+    /// Multiboot images here are programs that test a machine.
+    var isTest: Bool {
+        switch self {
+        case .multiboot: true
+        case .bareMetal, .linux: false
+        }
+    }
+
     /// Pins of an I/O APIC in the VMM. Linux asks how many there are; test programs know a PC's.
     func pins(_ devices: DeviceConfiguration) -> Int {
         switch self {

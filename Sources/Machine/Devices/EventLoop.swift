@@ -54,6 +54,12 @@ final class EventLoop: Sendable {
         eventfd_write(stopping, 1)
     }
 
+    /// Lets go of the handlers. They hold devices, which hold this: nothing of it would ever be freed.
+    func forget() {
+        var forgotten: [Int32: @Sendable () -> Void] = [:]
+        handlers.withLock { swap(&$0, &forgotten) }
+    }
+
     @discardableResult
     private func control(_ operation: Int32, _ descriptor: Int32, _ events: UInt32) -> Bool {
         var event = epoll_event()

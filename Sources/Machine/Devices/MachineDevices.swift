@@ -101,9 +101,12 @@ struct MachineDevices {
 
     /// What Linux drives.
     ///
-    /// - Parameter splitPins: pins of the I/O APIC, if it is ours to give.
+    /// - Parameters:
+    ///   - splitPins: pins of the I/O APIC, if it is ours to give.
+    ///   - isTest: with ports that raise interrupts.
     init(
-        pc configuration: DeviceConfiguration, cpus: Int, splitPins: Int?, output: SerialOutput, memory: GuestMemory,
+        pc configuration: DeviceConfiguration, cpus: Int, splitPins: Int?, isTest: Bool, output: SerialOutput,
+        memory: GuestMemory,
         vm: SharedVM, control: RunControl, marker: BootMarker
     ) throws(MachineError) {
         guard configuration.virtio.count == configuration.virtioCount else {
@@ -125,6 +128,9 @@ struct MachineDevices {
             (ACPIPower.ports, ACPIPower()),
             (FirmwareConfiguration.ports, FirmwareConfiguration(cpus: cpus, memory: memory.size)),
         ]
+        if isTest {
+            ports.append((InterruptTestPorts.ports, InterruptTestPorts(lines: (0..<24).map(line))))
+        }
         var backends: [any VirtioBackend] = []
         let loop = try EventLoop()
         let drained: @Sendable () -> Void = { [input = configuration.input] in

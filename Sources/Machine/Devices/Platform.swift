@@ -7,7 +7,7 @@ import Glibc
 /// takes no lock and counts no reference: two loads and a compare.
 final class Platform: @unchecked Sendable {
     /// Ports from here on belong to nobody.
-    private static let portLimit = 0x1000
+    private static let portLimit = 0x2020
 
     /// For each port the number of its device in `claims`, counted from 1; 0: nobody's. Not changed after `init`.
     private let owners: UnsafeMutablePointer<UInt8>
@@ -20,7 +20,7 @@ final class Platform: @unchecked Sendable {
     private let uart: Unmanaged<UART16550>?
 
     /// - Parameters:
-    ///   - ports: devices and the ports that they claim, below 0x1000, at most 255.
+    ///   - ports: devices and the ports that they claim, below 0x2020, at most 255.
     ///   - slots: devices with registers in memory, 4 KiB each, one after the other from `window` on.
     init(ports: [(ClosedRange<UInt16>, any Device)], slots: [any Device] = [], window: UInt64 = 0) {
         owners = .allocate(capacity: Self.portLimit)

@@ -36,7 +36,7 @@ public struct SymbolTable: Sendable {
     private let symbols: [Symbol]
     private let names: [UInt8]
 
-    /// More than any kernel has; with names of at most 512 bytes (Linux: KSYM_NAME_LEN) all offsets fit 32 bits.
+    /// More than any kernel has, the rest is left out; with names of at most 512 bytes (Linux: KSYM_NAME_LEN) all offsets fit 32 bits.
     private static let limit = 4 << 20
     private static let nameLimit = 512
 
@@ -55,6 +55,20 @@ public struct SymbolTable: Sendable {
                 /boot has a stub) or a copy of the guest's /proc/kallsyms, read as root
                 """)
         }
+        self.init(collector)
+    }
+
+    /// Nil: none of them is code.
+    init?(_ kallsyms: Kallsyms) {
+        var collector = Collector()
+        for symbol in kallsyms.symbols {
+            collector.add(symbol.name, at: symbol.address, kind: symbol.kind)
+        }
+        guard collector.symbols.contains(where: \.isCode) else { return nil }
+        self.init(collector)
+    }
+
+    private init(_ collector: Collector) {
         symbols = collector.symbols.sorted { $0.key < $1.key }
         names = collector.names
     }
@@ -146,10 +160,14 @@ extension SymbolTable {
         private(set) var symbols: [Symbol] = []
         private(set) var names: [UInt8] = []
 
-        private mutating func add(
-            _ name: UnsafeRawBufferPointer.SubSequence, at address: UInt64, isCode: Bool, isGlobal: Bool
-        ) throws(ImageError) {
-            guard symbols.count < SymbolTable.limit else { throw .unsupported("it has more than 4 million symbols") }
+        /// nm(1): t and T are code, w and W weak symbols, which in a kernel's text are code as well.
+        mutating func add(_ name: some Sequence<UInt8>, at address: UInt64, kind: UInt8) {
+            let lowered = kind | 0x20
+            add(name, at: address, isCode: lowered == 0x74 || lowered == 0x77, isGlobal: kind != lowered)
+        }
+
+        private mutating func add(_ name: some Sequence<UInt8>, at address: UInt64, isCode: Bool, isGlobal: Bool) {
+            guard symbols.count < SymbolTable.limit else { return }
             let start = UInt32(names.count)
             names.append(contentsOf: name.prefix(SymbolTable.nameLimit))
             symbols.append(
@@ -175,9 +193,7 @@ extension SymbolTable {
             guard words.count == 3, words[1].count == 1, let kind = words[1].first,
                 let address = Self.hexadecimal(words[0]), let name = words[2].split(separator: 0x09).first
             else { throw .malformed("line \(number): not as in System.map") }
-            // nm(1): t and T are code, w and W weak symbols, which in a kernel's text are code as well.
-            let lowered = kind | 0x20
-            try add(name, at: address, isCode: lowered == 0x74 || lowered == 0x77, isGlobal: kind != lowered)
+            add(name, at: address, kind: kind)
         }
 
         private static func hexadecimal(_ digits: UnsafeRawBufferPointer.SubSequence) -> UInt64? {
@@ -239,7 +255,7 @@ extension SymbolTable {
                 guard offset < strings.count,
                     let end = strings[offset...].prefix(SymbolTable.nameLimit).firstIndex(of: 0)
                 else { throw .malformed("a symbol's name") }
-                try add(
+                add(
                     strings[offset..<end], at: try table.load(UInt64.self, at: start + 8),
                     isCode: sectionIsCode[section], isGlobal: info >> 4 != 0)
             }

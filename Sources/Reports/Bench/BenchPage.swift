@@ -236,6 +236,7 @@ public struct BenchPage: Sendable {
             ("TSC readings", "\(method.overhead) cycles, subtracted"),
             ("took", "\(fixed(Double(method.wallNanoseconds) / 1e9, 1)) s, until \(method.taken)"),
             ("tool", "\(document.tool.name) \(document.tool.version)"),
+            ("again", "vmtally bench --seed \(method.seed)"),
         ]
         return """
             <section><h2>Machine and method</h2>

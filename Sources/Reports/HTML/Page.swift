@@ -57,10 +57,11 @@ public struct Page: Sendable {
         * { box-sizing: border-box; }
         body { margin: 0; background: var(--paper); color: var(--ink);
           font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-        main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+        main { max-width: 82rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
         h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
         h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
         h3 { font-size: 1rem; margin: 0; }
+        section > h3 { margin: 1.5rem 0 .25rem; }
         p { margin: .5rem 0; max-width: 68ch; }
         .summary, .muted { color: var(--muted); }
         .wrong { color: var(--bad); }
@@ -69,10 +70,11 @@ public struct Page: Sendable {
         pre { overflow-x: auto; padding: .75rem; background: var(--soft); border-radius: 6px; }
         a { color: var(--s0); }
         .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; margin: .5rem 0; }
-        table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
-        th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--rule); }
+        table { border-collapse: collapse; font-size: .8125rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
+        th, td { text-align: right; padding: .2rem .5rem; border-bottom: 1px solid var(--rule); }
         th { font-weight: 600; color: var(--muted); border-bottom-width: 2px; }
-        th:first-child, td:first-child { text-align: left; padding-left: 0; }
+        th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+          background: var(--paper); }
         tbody tr:hover { background: var(--soft); }
         dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: .5rem 0; }
         dt { color: var(--muted); }

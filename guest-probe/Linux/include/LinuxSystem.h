@@ -86,6 +86,33 @@ SYSTEM_INLINE long system_signal(int number, unsigned long handler)
 	return system_call(13, number, (long)action, 0, 8);
 }
 
+SYSTEM_INLINE long system_open_to_write(const char *path)
+{
+	return system_call(2, (long)path, 1, 0, 0);
+}
+
+SYSTEM_INLINE long system_process(void)
+{
+	return system_call(39, 0, 0, 0, 0);
+}
+
+/* Lets this process use one I/O port. */
+SYSTEM_INLINE long system_allow_port(uint16_t port)
+{
+	return system_call(173, port, 1, 1, 0);
+}
+
+SYSTEM_INLINE void system_out(uint16_t port, uint8_t value)
+{
+	__asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
+}
+
+/* Switches the machine off, as its first process may (reboot(2)). */
+SYSTEM_INLINE long system_power_off(void)
+{
+	return system_call(169, (long)0xFEE1DEAD, 672274793, 0x4321FEDC, 0);
+}
+
 SYSTEM_INLINE _Noreturn void system_exit(int status)
 {
 	for (;;)

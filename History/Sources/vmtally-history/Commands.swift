@@ -1,0 +1,179 @@
+import ArgumentParser
+import BootRecords
+import Foundation
+import Reports
+
+/// `vmtally history`, a program of its own: SQLite and all that it takes stay out of the one that runs guests.
+@main
+struct HistoryCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "vmtally history",
+        abstract: "Recordings of boots in one SQLite file: how a project's boot goes over its commits.",
+        subcommands: [Add.self, List.self, Trend.self, Compare.self, Remove.self]
+    )
+}
+
+/// Where the history is.
+struct Store: ParsableArguments {
+    @Option(help: ArgumentHelp("The history.", valueName: "file"))
+    var db = "vmtally-history.sqlite"
+
+    /// - Parameter mayCreate: otherwise a history that is not there is an error.
+    func open(mayCreate: Bool = false) throws -> History {
+        guard mayCreate || FileManager.default.fileExists(atPath: db) else {
+            throw HistoryError("\(db): there is no such history; vmtally history add makes one")
+        }
+        do {
+            return try History(path: db)
+        } catch let error as HistoryError {
+            throw error
+        } catch {
+            throw HistoryError("\(db): \(error)")
+        }
+    }
+}
+
+func readRecording(_ path: String) throws -> BootRecording {
+    do {
+        return try BootRecording(json: Array(try Data(contentsOf: URL(filePath: path))))
+    } catch let error as BootRecordingError {
+        throw HistoryError("\(path): \(error)")
+    } catch {
+        throw HistoryError("\(path): cannot be read (\((error as NSError).localizedDescription))")
+    }
+}
+
+func day(_ seconds: Int) -> String {
+    Date(timeIntervalSince1970: TimeInterval(seconds)).formatted(.iso8601.year().month().day())
+}
+
+struct Add: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Add a recording of vmtally boot.")
+
+    @OptionGroup var store: Store
+
+    @Option(help: "What was recorded: a commit, a version.")
+    var revision = ""
+
+    @Argument(help: ArgumentHelp("A recording.", valueName: "file"))
+    var file: String
+
+    func run() throws {
+        let recording = try readRecording(file)
+        let id = try store.open(mayCreate: true).add(recording, revision: revision)
+        print("recording \(id): \(recording.label) \(revision)")
+    }
+}
+
+struct List: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "What the history holds.")
+
+    @OptionGroup var store: Store
+
+    func run() throws {
+        var table = TextTable(header: ["number", "recorded", "revision", "label", "host kernel", "backend"])
+        for entry in try store.open().entries() {
+            table.add([
+                "\(entry.id)", day(entry.recorded), entry.revision, entry.label, entry.hostKernel, entry.backend,
+            ])
+        }
+        print(table.lines().joined(separator: "\n"))
+    }
+}
+
+struct Trend: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Medians of each configuration, recording by recording.")
+
+    @OptionGroup var store: Store
+
+    @Option(help: ArgumentHelp("Only configurations with this in their name.", valueName: "text"))
+    var only: String?
+
+    @Option(help: "The last so many recordings.")
+    var last = 20
+
+    func run() throws {
+        guard last > 0 else { throw ValidationError("--last takes a number from 1 on.") }
+        var before: History.Point?
+        var table = TextTable(header: [
+            "configuration", "number", "recorded", "revision", "runs", "VM exits", "less host interrupts", "",
+            "userspace exits", "",
+        ])
+        for point in try store.open().trend(of: only, last: last) {
+            let previous = before?.configuration == point.configuration ? before : nil
+            table.add([
+                previous == nil ? point.configuration : "", "\(point.id)", day(point.recorded), point.revision,
+                "\(point.runs)", Self.number(point.hardware), Self.number(point.guest),
+                Self.change(previous?.guest, point.guest), Self.number(point.userspace),
+                Self.change(previous?.userspace, point.userspace),
+            ])
+            before = point
+        }
+        print(table.lines().joined(separator: "\n"))
+    }
+
+    private static func number(_ value: Double?) -> String {
+        value.map { grouped(UInt64(max(0, min($0, 1e18)).rounded())) } ?? ""
+    }
+
+    private static func change(_ before: Double?, _ after: Double?) -> String {
+        guard let before, let after, before > 0 else { return "" }
+        return String(format: "%+.1f %%", 100 * (after - before) / before)
+    }
+}
+
+struct Compare: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Compare a recording with one of the history, its newest unless told otherwise.",
+        discussion: "Exit status 2 when something grew by more than --fail-above, as with vmtally compare.")
+
+    @OptionGroup var store: Store
+
+    @Option(help: ArgumentHelp("The baseline's number. (default: the newest)", valueName: "number"))
+    var with: Int64?
+
+    @Option(help: ArgumentHelp("2% or 0.02.", valueName: "share"), transform: Self.share)
+    var failAbove: Share?
+
+    @Option(help: "Of the bootstrap and of the permutations.")
+    var seed: UInt64 = 1
+
+    @Flag(help: "Show also what did not change.")
+    var all = false
+
+    @Argument(help: ArgumentHelp("A recording.", valueName: "file"))
+    var file: String
+
+    func run() throws {
+        let candidate = try readRecording(file)
+        var (id, baseline) = try store.open().recording(with)
+        baseline.label += " (\(id))"
+        let comparison = BootComparison(baseline, candidate, seed: seed)
+        guard !comparison.pairs.isEmpty else {
+            throw HistoryError("\(file) and recording \(id) have no configuration in common")
+        }
+        let report = BootComparisonReport([comparison], limit: failAbove?.value, showsAll: all)
+        print(report.lines().joined(separator: "\n"))
+        if report.isRegression { throw ExitCode(2) }
+    }
+
+    private static func share(_ text: String) throws -> Share {
+        guard let share = Share(text) else { throw ValidationError("'\(text)' is no share: give 2% or 0.02.") }
+        return share
+    }
+}
+
+struct Remove: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Remove a recording.")
+
+    @OptionGroup var store: Store
+
+    @Argument(help: "Its number.")
+    var number: Int64
+
+    func run() throws {
+        guard try store.open().remove(number) else {
+            throw HistoryError("there is no recording \(number): see vmtally history list")
+        }
+    }
+}

@@ -1,0 +1,152 @@
+import BootRecords
+import GRDB
+
+/// Recordings of boots in one SQLite file, in the order in which they were added.
+struct History {
+    /// What is known of a recording without reading it whole.
+    struct Entry: Codable, FetchableRecord {
+        var id: Int64
+        var label: String
+        /// A commit, a version, whatever tells what was recorded; empty: nothing was said.
+        var revision: String
+        /// Seconds since 1970.
+        var recorded: Int
+        var hostKernel: String
+        var backend: String
+    }
+
+    /// One configuration's medians in one entry.
+    struct Point: Codable, FetchableRecord {
+        var id: Int64
+        var label: String
+        var revision: String
+        var recorded: Int
+        var configuration: String
+        var runs: Int
+        /// NULL where nobody counted.
+        var hardware: Double?
+        var guest: Double?
+        var userspace: Double
+    }
+
+    private let database: DatabaseQueue
+
+    /// Opens the file, and makes it if there is none.
+    init(path: String) throws {
+        database = try DatabaseQueue(path: path)
+        var migrator = DatabaseMigrator()
+        migrator.registerMigration("1") { database in
+            try database.create(table: "recording") { table in
+                table.autoIncrementedPrimaryKey("id")
+                table.column("label", .text).notNull()
+                table.column("revision", .text).notNull()
+                table.column("recorded", .integer).notNull()
+                table.column("hostKernel", .text).notNull()
+                table.column("backend", .text).notNull()
+                // The recording as it was: vmtally.boot/1.
+                table.column("json", .text).notNull()
+            }
+            // What a trend is made of, so that it needs no reading of all recordings.
+            try database.create(table: "configuration") { table in
+                table.column("recording", .integer).notNull().references("recording", onDelete: .cascade)
+                table.column("name", .text).notNull()
+                table.column("runs", .integer).notNull()
+                table.column("hardware", .double)
+                table.column("guest", .double)
+                table.column("userspace", .double).notNull()
+                table.primaryKey(["recording", "name"])
+            }
+        }
+        guard try database.read({ try !migrator.hasBeenSuperseded($0) }) else {
+            throw HistoryError("\(path) was written by a newer vmtally-history: use that one")
+        }
+        try migrator.migrate(database)
+    }
+
+    /// Adds a recording; returns its number.
+    func add(_ recording: BootRecording, revision: String) throws -> Int64 {
+        let json = try recording.json()
+        return try database.write { database in
+            try database.execute(
+                sql: """
+                    INSERT INTO recording (label, revision, recorded, hostKernel, backend, json) VALUES (?, ?, ?, ?, ?, ?)
+                    """,
+                arguments: [
+                    recording.label, revision, recording.recorded, recording.host.kernel, recording.host.backend, json,
+                ])
+            let id = database.lastInsertedRowID
+            for configuration in recording.configurations {
+                func median(_ value: (BootRun) -> UInt64?) -> Double? {
+                    let values = configuration.runs.compactMap(value)
+                    guard values.count == configuration.runs.count else { return nil }
+                    return Statistics.median(values.map { Double($0) })
+                }
+                try database.execute(
+                    sql: """
+                        INSERT OR REPLACE INTO configuration (recording, name, runs, hardware, guest, userspace)
+                        VALUES (?, ?, ?, ?, ?, ?)
+                        """,
+                    arguments: [
+                        id, configuration.name, configuration.runs.count, median { $0.hardware?.total },
+                        median(\.guestExits), median { $0.userspace.total },
+                    ])
+            }
+            return id
+        }
+    }
+
+    func entries() throws -> [Entry] {
+        try database.read { database in
+            try Entry.fetchAll(
+                database, sql: "SELECT id, label, revision, recorded, hostKernel, backend FROM recording ORDER BY id")
+        }
+    }
+
+    /// Of the configurations whose name has this text in it, or of all; the last so many entries.
+    func trend(of text: String?, last count: Int) throws -> [Point] {
+        try database.read { database in
+            try Point.fetchAll(
+                database,
+                sql: """
+                    SELECT recording.id, label, revision, recorded, name AS configuration, runs, hardware, guest, userspace
+                    FROM configuration JOIN recording ON recording.id = configuration.recording
+                    WHERE instr(name, ?) > 0
+                        AND recording.id IN (SELECT id FROM recording ORDER BY id DESC LIMIT ?)
+                    ORDER BY name, recording.id
+                    """, arguments: [text ?? "", count])
+        }
+    }
+
+    /// The recording of a number, or the newest: what was recorded, number and all.
+    func recording(_ id: Int64?) throws -> (id: Int64, recording: BootRecording) {
+        let row = try database.read { database in
+            if let id {
+                try Row.fetchOne(database, sql: "SELECT id, json FROM recording WHERE id = ?", arguments: [id])
+            } else {
+                try Row.fetchOne(database, sql: "SELECT id, json FROM recording ORDER BY id DESC LIMIT 1")
+            }
+        }
+        guard let row else {
+            throw HistoryError(
+                id.map { "there is no recording \($0): see vmtally history list" } ?? "the history is empty")
+        }
+        let json: String = row["json"]
+        return (row["id"], try BootRecording(json: Array(json.utf8)))
+    }
+
+    /// Removes a recording; false when there is none of that number.
+    func remove(_ id: Int64) throws -> Bool {
+        try database.write { database in
+            try database.execute(sql: "DELETE FROM recording WHERE id = ?", arguments: [id])
+            return database.changesCount > 0
+        }
+    }
+}
+
+struct HistoryError: Error, CustomStringConvertible {
+    let description: String
+
+    init(_ description: String) {
+        self.description = description
+    }
+}

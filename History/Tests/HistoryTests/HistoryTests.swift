@@ -1,0 +1,79 @@
+import BootRecords
+import Foundation
+import Testing
+
+@testable import vmtally_history
+
+struct HistoryTests {
+    private let path = NSTemporaryDirectory() + "/vmtally-history-test-\(UUID().uuidString).sqlite"
+
+    private func recording(_ label: String, exits: [UInt64]) -> BootRecording {
+        var configuration = [UInt8]("kernel".utf8).withUnsafeBytes {
+            BootConfiguration(
+                name: "console=none cpus=1", vmm: "vmtally", cpus: 1, memoryMiB: 256, console: "none",
+                kernel: .init(name: "vmlinuz", contents: $0), initrd: nil, commandLine: "quiet", marker: "port 0xF5")
+        }
+        configuration.runs = exits.enumerated().map { index, count in
+            BootRun(
+                index: index, nanoseconds: 1000,
+                userspace: .init(source: "vmtally", total: count, byReason: ["KVM_EXIT_IO": count]),
+                hardware: nil, phases: nil)
+        }
+        return BootRecording(
+            tool: .init(name: "vmtally", version: "0"), label: label, recorded: 1_700_000_000, seed: 1,
+            host: .init(cpu: "CPU", backend: "kvm_amd", kernel: "6.1", tscKHz: 1), configurations: [configuration])
+    }
+
+    private func withHistory(_ body: (History) throws -> Void) throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try body(try History(path: path))
+    }
+
+    @Test func keepsWhatWasAdded() throws {
+        try withHistory { history in
+            let first = recording("one", exits: [100, 102, 104])
+            #expect(try history.add(first, revision: "abc") == 1)
+            #expect(try history.add(recording("two", exits: [200]), revision: "") == 2)
+            let entries = try history.entries()
+            #expect(entries.map(\.label) == ["one", "two"])
+            #expect(entries.map(\.revision) == ["abc", ""])
+            #expect(try history.recording(1).recording == first)
+            #expect(try history.recording(nil).id == 2)
+            #expect(throws: HistoryError.self) { try history.recording(3) }
+        }
+    }
+
+    @Test func trendIsOfMedians() throws {
+        try withHistory { history in
+            for count in [100, 110, 90] as [UInt64] {
+                _ = try history.add(recording("r", exits: [count, count + 4]), revision: "")
+            }
+            let points = try history.trend(of: nil, last: 2)
+            #expect(points.map(\.userspace) == [112, 92])
+            #expect(points.map(\.hardware) == [nil, nil])
+            #expect(try history.trend(of: "virtio", last: 5).isEmpty)
+            #expect(try history.trend(of: "cpus=1", last: 5).count == 3)
+        }
+    }
+
+    @Test func opensAgainAndRemoves() throws {
+        try withHistory { history in
+            _ = try history.add(recording("one", exits: [1]), revision: "")
+            let again = try History(path: path)
+            #expect(try again.remove(1))
+            #expect(try !again.remove(1))
+            #expect(try again.entries().isEmpty)
+            #expect(try again.trend(of: nil, last: 1).isEmpty)
+        }
+    }
+
+    @Test func somethingElseIsRefused() throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try Data(
+            "this is no database, but it is as long as the head of one would be: 100 bytes and more, to be sure of it"
+                .utf8
+        )
+        .write(to: URL(filePath: path))
+        #expect(throws: (any Error).self) { try History(path: path) }
+    }
+}

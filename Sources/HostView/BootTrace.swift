@@ -1,0 +1,160 @@
+import Glibc
+
+/// A boot seen by KVM's tracepoints: VM exits and userspace exits of one VMM, whichever it is, from the first to the
+/// guest's write to port 0xF5 (docs/boot-protocol.md).
+///
+/// The kernel counts, in histograms, and stops by itself at the marker: its kvm_pio event pauses them. Only the threads
+/// of the VMM that is followed are counted. Needs root.
+public final class BootTrace {
+    /// Exits by reason, and when.
+    public struct Counts: Equatable, Sendable {
+        public let byReason: [UInt64: UInt64]
+        /// Exits by reason and by the start of a ``BootTrace/bucket``, ns of the monotonic clock.
+        public let series: [(reason: UInt64, time: UInt64, count: UInt64)]
+        /// Exits that the series lacks for want of room.
+        public let droppedFromSeries: UInt64
+
+        public static func == (left: Counts, right: Counts) -> Bool {
+            left.byReason == right.byReason && left.droppedFromSeries == right.droppedFromSeries
+                && left.series.elementsEqual(right.series) { $0 == $1 }
+        }
+    }
+
+    /// Width of a series' buckets, ns.
+    public static let bucket: UInt64 = 1_000_000
+    private static let marker = "port == 0xf5"
+    private static let reasonKey = ["kvm_exit": "exit_reason", "kvm_userspace_exit": "reason"]
+
+    private let instance: TraceInstance
+    private let pipe: Int32
+    private var lines = ""
+    /// When KVM_RUN was first entered; nil before, and where KVM has no such event.
+    public private(set) var begin: UInt64?
+    /// When the marker came; nil before.
+    public private(set) var end: UInt64?
+
+    /// - Parameter name: tells apart the traces of one process.
+    public init(_ name: String) throws(TraceError) {
+        let instance = try TraceInstance(name)
+        self.instance = instance
+        try instance.write("mono", to: "trace_clock")
+        try instance.write("1", to: "options/event-fork")
+        // A reader is woken by the first line, not when the buffer is half full.
+        try instance.write("0", to: "buffer_percent")
+        for (event, key) in Self.reasonKey {
+            try instance.count(event, by: key, size: 512)
+            try instance.count(event, by: "\(key),common_timestamp.buckets=\(Self.bucket)", size: 32768)
+            try instance.write("disable_hist:kvm:\(event) if \(Self.marker)", to: "events/kvm/kvm_pio/trigger")
+        }
+        try instance.count("kvm_exit", by: "guest_rip", size: 16384)
+        try instance.write(Self.marker, to: "events/kvm/kvm_pio/filter")
+        try instance.write("1", to: "events/kvm/kvm_pio/enable")
+        // Of the entries only the first: the first exit switches the event off.
+        try instance.write("disable_event:kvm:kvm_entry:1", to: "events/kvm/kvm_exit/trigger")
+        try instance.write("1", to: "events/kvm/kvm_entry/enable")
+        pipe = open("\(instance.path)/trace_pipe", O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+        guard pipe >= 0 else {
+            rmdir(instance.path)
+            throw TraceError(cause: "trace_pipe: \(String(cString: strerror(errno)))", remedy: "tracing needs root")
+        }
+    }
+
+    deinit {
+        close(pipe)
+    }
+
+    /// Where a process that is to be followed writes its own number before it starts the VMM.
+    public var processFile: String { instance.path + "/set_event_pid" }
+
+    /// Follows the calling thread and what it starts from now on.
+    public func followThisThread() throws(TraceError) {
+        // PID/task/TID
+        var buffer = [CChar](repeating: 0, count: 64)
+        let length = readlink("/proc/thread-self", &buffer, buffer.count - 1)
+        let link = String(decoding: buffer.prefix(max(0, length)).map(UInt8.init(bitPattern:)), as: UTF8.self)
+        guard let thread = link.split(separator: "/").last else {
+            throw TraceError(cause: "no /proc/thread-self", remedy: "mount -t proc none /proc")
+        }
+        try instance.write(String(thread), to: "set_event_pid")
+    }
+
+    /// Waits for the marker, at most so long.
+    ///
+    /// - Returns: whether it has come.
+    public func wait(milliseconds: Int32) -> Bool {
+        if end == nil {
+            var ready = pollfd(fd: pipe, events: Int16(POLLIN), revents: 0)
+            _ = poll(&ready, 1, milliseconds)
+            take()
+        }
+        return end != nil
+    }
+
+    private func take() {
+        var chunk = [UInt8](repeating: 0, count: 4096)
+        while true {
+            let count = read(pipe, &chunk, chunk.count)
+            guard count > 0 else { break }
+            lines += String(decoding: chunk.prefix(count), as: UTF8.self)
+        }
+        while let newline = lines.firstIndex(of: "\n") {
+            let line = lines[..<newline]
+            if begin == nil, let time = Self.time(of: "kvm_entry", in: line) { begin = time }
+            if end == nil, let time = Self.time(of: "kvm_pio", in: line) { end = time }
+            lines = String(lines[lines.index(after: newline)...])
+        }
+    }
+
+    /// `vcpu0-121     [000] .....     6.234261: kvm_pio: pio_write at 0xf5 ...`: the time in ns.
+    static func time(of event: String, in line: Substring) -> UInt64? {
+        let words = line.split(separator: " ")
+        guard let index = words.firstIndex(of: "\(event):"), index > 0, words[index - 1].hasSuffix(":") else {
+            return nil
+        }
+        let parts = words[index - 1].dropLast().split(separator: ".")
+        guard parts.count == 2, let seconds = UInt64(parts[0]), let micro = UInt64(parts[1]), parts[1].count == 6 else {
+            return nil
+        }
+        return seconds * 1_000_000_000 + micro * 1000
+    }
+
+    /// VM exits; nil where KVM's kvm_exit does not fire (kvm_pvm).
+    public func virtualMachineExits() throws(TraceError) -> Counts? {
+        let counts = try self.counts("kvm_exit")
+        return counts.byReason.isEmpty ? nil : counts
+    }
+
+    /// Userspace exits before the marker's own, which was still on its way to userspace.
+    public func userspaceExits() throws(TraceError) -> Counts {
+        try counts("kvm_userspace_exit")
+    }
+
+    /// VM exits by the guest's RIP.
+    public func addresses() throws(TraceError) -> [UInt64: UInt64] {
+        let histogram = try instance.histograms("kvm_exit").first { $0.keys == ["guest_rip"] }
+        return histogram?.entries.reduce(into: [:]) { sums, entry in
+            if let address = entry.keys.first { sums[address, default: 0] += entry.count }
+        } ?? [:]
+    }
+
+    private func counts(_ event: String) throws(TraceError) -> Counts {
+        take()
+        var byReason: [UInt64: UInt64] = [:]
+        var series: [(reason: UInt64, time: UInt64, count: UInt64)] = []
+        var dropped: UInt64 = 0
+        for histogram in try instance.histograms(event) {
+            if histogram.keys == [Self.reasonKey[event]] {
+                for entry in histogram.entries where entry.keys.count == 1 {
+                    byReason[entry.keys[0], default: 0] += entry.count
+                }
+            } else if histogram.keys.count == 2 {
+                dropped = histogram.dropped
+                for entry in histogram.entries where entry.keys.count == 2 {
+                    series.append((entry.keys[0], entry.keys[1], entry.count))
+                }
+            }
+        }
+        series.sort { ($0.time, $0.reason) < ($1.time, $1.reason) }
+        return Counts(byReason: byReason, series: series, droppedFromSeries: dropped)
+    }
+}

@@ -1,0 +1,180 @@
+import ArgumentParser
+import BootRecords
+import Glibc
+import Machine
+import Reports
+
+/// `vmtally boot`
+struct BootCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "boot",
+        abstract: "Boot a Linux kernel several times and record what each boot costs in exits.",
+        discussion: """
+            A boot begins with the first KVM_RUN and ends when the guest writes to port 0xF5 (vmtally-probe mark), \
+            by the rules of docs/boot-protocol.md. VM exits by reason, over time and by guest function come from KVM's \
+            tracepoints and need root, or a kernel with the patches of kernel-patch/. `vmtally compare` sets two \
+            recordings beside each other. Exit status 1 when a boot did not reach its marker.
+            """
+    )
+
+    @Option(help: "Boots of each configuration.")
+    var runs = 10
+
+    @Option(help: "What the recording is called.")
+    var label = "boot"
+
+    @Option(
+        name: .shortAndLong,
+        help: ArgumentHelp("Write the recording (JSON) here; - is standard output.", valueName: "file"))
+    var output: String?
+
+    @Option(help: ArgumentHelp("bzImage or vmlinux. (default: that of make guest)", valueName: "file"))
+    var kernel: String?
+
+    @Option(help: ArgumentHelp("Initial RAM disk. (default: that of make guest)", valueName: "file"))
+    var initrd: String?
+
+    @Option(help: ArgumentHelp("More words for the kernel's command line.", valueName: "words"))
+    var append: String?
+
+    @Option(help: "The guest's console: virtio, serial (or 8250), none.")
+    var console = BootConsole.virtio
+
+    @Option(help: "Number of vCPUs.")
+    var cpus = 1
+
+    @Option(help: ArgumentHelp("Guest RAM.", valueName: "MiB"))
+    var memory = 256
+
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            "Boot all combinations: cpus=1,4 console=virtio,8250 memory=256,512 kernel=FILE,FILE.",
+            valueName: "key=value,..."))
+    var matrix: [String] = []
+
+    @Option(help: "Boots at a time.")
+    var parallel = 1
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Another VMM: its command line, with {kernel}, {initrd}, {append}, {cpus} and {memory} in it. Needs root.
+            """, valueName: "command"))
+    var vmm: String?
+
+    @Option(help: ArgumentHelp("The boot ends with this on the console instead.", valueName: "text"))
+    var markerText: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Names of the guest's kernel code: vmlinux, System.map or kallsyms.", valueName: "file"))
+    var symbols: String?
+
+    @Flag(inversion: .prefixedNo, help: "Have the guest print its log after the marker, for exits by boot phase.")
+    var log = true
+
+    @Option(help: ArgumentHelp("End a boot that has not come to its end after so many seconds.", valueName: "seconds"))
+    var timeout = 120.0
+
+    @Option(help: "Of the order of the boots.")
+    var seed: UInt64 = 1
+
+    @Flag(help: "No table, and no line for each boot.")
+    var quiet = false
+
+    func validate() throws {
+        guard (1...10_000).contains(runs) else { throw ValidationError("--runs takes 1 to 10000.") }
+        guard (1...256).contains(parallel) else { throw ValidationError("--parallel takes 1 to 256.") }
+        guard timeout > 0, timeout < 1e6 else { throw ValidationError("--timeout takes seconds, more than 0.") }
+        guard markerText.map({ !$0.isEmpty }) ?? true else { throw ValidationError("--marker-text takes a text.") }
+        guard markerText == nil || vmm == nil else {
+            throw ValidationError("--marker-text goes with vmtally's own console, not with --vmm.")
+        }
+        _ = try setups()
+    }
+
+    func run() throws {
+        signal(SIGPIPE, SIG_IGN)
+        let setups = try setups()
+        let file = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
+        let symbols = try symbols.map { try SymbolTable(path: $0) }
+        let host = HostIdentity(tscKHz: 0)
+        let session = BootSession(
+            setups: setups, runs: runs, seed: seed, backend: host.backend, symbols: symbols, quiet: quiet)
+        try session.prepare()
+        try session.run(parallel: parallel)
+        let recording = BootRecording(
+            tool: .init(name: "vmtally", version: VMTally.version), label: label, recorded: time(nil), seed: seed,
+            host: .init(cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: session.tscKHz),
+            configurations: session.configurations())
+        if !quiet, !recording.configurations.isEmpty {
+            let table = BootTable(recording).lines().joined(separator: "\n")
+            if output == "-" { warn(table) } else { print(table) }
+        }
+        if output != nil, !recording.configurations.isEmpty {
+            try file?.replaceContents(with: recording.json())
+        }
+        let failures = session.failures
+        guard failures == 0 else {
+            throw Failure("\(failures) of \(setups.count * runs) boots did not reach their marker")
+        }
+    }
+
+    /// All combinations of the matrix, the first key slowest.
+    private func setups() throws -> [BootSetup] {
+        let ready = ReadyGuest()
+        var base = BootSetup(
+            kernel: "", initrd: initrd, console: console, cpus: cpus, memoryMiB: memory, words: append ?? "",
+            vmm: vmm, markerText: markerText, printsLog: log, timeout: timeout)
+        let ownKernel = try kernel ?? (matrix.contains { $0.hasPrefix("kernel=") } ? "" : ready.kernel)
+        base.kernel = ownKernel
+        if initrd == nil, kernel == nil {
+            base.initrd = ready.initrd
+        }
+        var setups = [base]
+        for axis in matrix {
+            let parts = axis.split(separator: "=", maxSplits: 1).map(String.init)
+            guard parts.count == 2 else { throw ValidationError("--matrix takes key=value,value: not '\(axis)'.") }
+            let values = parts[1].split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+            setups = try setups.flatMap { setup in
+                try values.map { value in
+                    var setup = setup
+                    guard setup.set(parts[0], value) else {
+                        throw ValidationError(
+                            "--matrix: '\(parts[0])=\(value)' is none of cpus=N, console=virtio|8250|none, memory=MIB, kernel=FILE."
+                        )
+                    }
+                    return setup
+                }
+            }
+        }
+        guard Set(setups.map(\.name)).count == setups.count else {
+            throw ValidationError("--matrix: two of its combinations are the same.")
+        }
+        guard setups.allSatisfy({ $0.cpus > 0 && $0.cpus <= 4096 && $0.memoryMiB > 0 }) else {
+            throw ValidationError("--cpus and --memory take numbers from 1 on.")
+        }
+        guard setups.count * runs <= 100_000 else { throw ValidationError("--matrix: too many boots.") }
+        return setups
+    }
+}
+
+/// The presets' consoles.
+enum BootConsole: String, ExpressibleByArgument, CaseIterable {
+    case virtio
+    case serial
+    case none
+
+    init?(argument: String) {
+        self.init(rawValue: argument == "8250" ? "serial" : argument)
+    }
+
+    var device: DeviceConfiguration.Console {
+        switch self {
+        case .virtio: .virtio
+        case .serial: .serial
+        case .none: .none
+        }
+    }
+}

@@ -1,0 +1,94 @@
+import ArgumentParser
+import BootRecords
+import Glibc
+import Machine
+import Reports
+
+/// `vmtally compare`
+struct CompareCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "compare",
+        abstract: "What changed between recordings of boots, and whether it is more than chance.",
+        discussion: """
+            The first recording is the baseline; each other one is set beside it. FILE:WORDS takes of a recording the \
+            configurations with all these words, such as boots.json:console=virtio. What stands out from chance comes \
+            first (docs/compare.md). Exit status 2 when something grew by more than --fail-above.
+            """
+    )
+
+    @Argument(help: ArgumentHelp("Recordings of vmtally boot.", valueName: "file"))
+    var files: [String]
+
+    @Option(
+        help: ArgumentHelp(
+            "Exit with status 2 when a total, or a reason's part of it, grew by more than this: 2% or 0.02.",
+            valueName: "share"))
+    var failAbove: Share?
+
+    @Option(help: ArgumentHelp("Write the comparison as JSON here; - is standard output.", valueName: "file"))
+    var json: String?
+
+    @Option(help: ArgumentHelp("Write it as a self-contained page here.", valueName: "file"))
+    var html: String?
+
+    @Flag(help: "Show also what did not change.")
+    var all = false
+
+    @Option(help: "Of the bootstrap and of the permutations.")
+    var seed: UInt64 = 1
+
+    func validate() throws {
+        guard files.count >= 2 else { throw ValidationError("Give two recordings or more: the baseline first.") }
+    }
+
+    func run() throws {
+        let recordings = try files.map(Self.read)
+        let comparisons = recordings.dropFirst().map {
+            BootComparison(recordings[0], $0, seed: seed, comparisons: recordings.count - 1)
+        }
+        guard comparisons.contains(where: { !$0.pairs.isEmpty }) else {
+            throw Failure(
+                "these recordings have no configuration in common: "
+                    + recordings.map { "\($0.label): \($0.configurations.map(\.name).joined(separator: ", "))" }
+                    .joined(separator: "; ") + ". FILE:WORDS picks one of each")
+        }
+        let report = BootComparisonReport(comparisons, limit: failAbove?.value, showsAll: all)
+        if json != "-" {
+            print(report.lines().joined(separator: "\n"))
+        }
+        if let json { try write(report.json() + "\n", to: json) }
+        if let html { try write(BootComparisonPage(comparisons, limit: failAbove?.value).page.html(), to: html) }
+        if report.isRegression { throw ExitCode(2) }
+    }
+
+    /// A recording, or those of its configurations that have the words after the file's last colon.
+    private static func read(_ argument: String) throws -> BootRecording {
+        var path = argument
+        var words: [Substring] = []
+        if access(argument, F_OK) != 0, let colon = argument.lastIndex(of: ":") {
+            path = String(argument[..<colon])
+            words = argument[argument.index(after: colon)...].split { $0 == " " || $0 == "," }
+        }
+        do {
+            let image = try FileImage(path: path)
+            var recording = try BootRecording(json: Array(image.bytes))
+            if !words.isEmpty {
+                recording.configurations = recording.configurations.filter { configuration in
+                    let own = configuration.name.split(separator: " ")
+                    return words.allSatisfy { own.contains($0) }
+                }
+                recording.label += " \(words.joined(separator: " "))"
+            }
+            guard !recording.configurations.isEmpty else {
+                throw Failure("\(path) has no configuration with \(words.joined(separator: " "))")
+            }
+            return recording
+        } catch let error as BootRecordingError {
+            throw Failure("\(path): \(error)")
+        }
+    }
+}
+
+extension Share: ExpressibleByArgument {
+    public init?(argument: String) { self.init(argument) }
+}

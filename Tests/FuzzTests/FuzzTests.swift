@@ -1,0 +1,192 @@
+import CTestSupport
+import Glibc
+import Testing
+
+@testable import Machine
+
+/// Everything that a hostile file or guest can hand to the VMM, many times over: `make fuzz`.
+///
+/// One at a time: a crash is told with the target that was at work.
+@Suite("Fuzzing", .serialized)
+struct FuzzTests {
+    /// Without these checks an access outside a buffer would go unnoticed.
+    @Test func rawBuffersAreChecked() async {
+        await #expect(processExitsWith: .failure) {
+            let bytes: [UInt8] = [1, 2, 3]
+            bytes.withUnsafeBytes { buffer in
+                let past = Int(bytes[2])
+                print(buffer[past])
+            }
+        }
+    }
+
+    // MARK: files
+
+    @Test func elf() throws {
+        let files = try FileMutator("elf")
+        defer { files.release() }
+        let memory = try GuestMemory(mebibytes: 16)
+        let reserved = memory.lowSize - LongMode.size - BareMetal.stackSize..<memory.lowSize
+        Fuzzer(target: "ELF", usual: 100_000).run { seed, random in
+            let file = files.file(seed, &random)
+            guard let image = try? ELF64(file) else { return false }
+            let isSound =
+                image.segments.contains { $0.memory.contains(image.entry) }
+                && image.segments.allSatisfy { $0.file.upperBound <= file.count && $0.file.count <= $0.memorySize }
+                && image.sites.count <= ELF64.maximumSites
+            if !isSound {
+                Issue.record("VMTALLY_SEED=\(seed): \(image)")
+            }
+            // Page tables and the rest do not depend on the file.
+            return (try? BareMetal.load(image.segments, of: file, into: memory, reserved: reserved)) != nil
+        }
+    }
+
+    @Test func bzImage() throws {
+        try kernels("bzImage")
+    }
+
+    @Test func vmlinux() throws {
+        try kernels("elf")
+    }
+
+    private func kernels(_ prefix: String) throws {
+        let files = try FileMutator(prefix)
+        defer { files.release() }
+        let memory = try GuestMemory(mebibytes: 16)
+        let tables = ACPITables(cpus: 1, uart: true, virtio: [])
+        let initrd = [UInt8](repeating: 0xA5, count: 5000)
+        initrd.withUnsafeBytes { initrd in
+            Fuzzer(target: prefix == "elf" ? "vmlinux" : prefix, usual: 1000).run { seed, random in
+                let images = LinuxImages(
+                    kernel: files.file(seed, &random),
+                    initrd: random.once(in: 2) ? initrd : UnsafeRawBufferPointer(start: nil, count: 0),
+                    commandLine: "quiet")
+                return (try? LinuxBoot(images, into: memory, tables: tables)) != nil
+            }
+        }
+    }
+
+    @Test func multiboot() throws {
+        let files = try FileMutator("multiboot")
+        defer { files.release() }
+        let memory = try GuestMemory(mebibytes: 16)
+        let tables = ACPITables(cpus: 1, uart: true, virtio: [])
+        Fuzzer(target: "Multiboot", usual: 2000).run { seed, random in
+            let file = files.file(seed, &random)
+            return (try? Multiboot(file, commandLine: "x", name: "vmtally", into: memory, tables: tables)) != nil
+        }
+    }
+
+    @Test func symbols() throws {
+        let files = try FileMutator("symbols")
+        defer { files.release() }
+        Fuzzer(target: "symbols", usual: 20_000).run { seed, random in
+            guard let table = try? SymbolTable(files.file(seed, &random)) else { return false }
+            let slide = table.slide([.init(symbol: "start", address: random.number())]) ?? 0
+            for _ in 0..<4 {
+                let address = random.number()
+                if let location = table.location(of: address, slide: slide), address &- slide < location.offset {
+                    Issue.record("VMTALLY_SEED=\(seed): \(address) is \(location)")
+                }
+            }
+            for site in CPUIDSite.named("start", in: table) where site.code.count > 256 {
+                Issue.record("VMTALLY_SEED=\(seed): \(site)")
+            }
+            return true
+        }
+    }
+
+    /// What a kernel says of itself in the guest's RAM.
+    @Test func kallsyms() throws {
+        let files = try FileMutator("kallsyms")
+        defer { files.release() }
+        Fuzzer(target: "kallsyms", usual: 1000).run { seed, random in
+            guard let table = Kallsyms(files.file(seed, &random)).flatMap(SymbolTable.init) else { return false }
+            _ = table.location(of: random.number())
+            return true
+        }
+    }
+
+    // MARK: devices
+
+    /// A guest's memory and registers as a driver would use them, or nearly.
+    @Test(arguments: ["entropy", "block", "console", "network"])
+    func virtioRings(kind: String) throws {
+        let memory = try GuestMemory(mebibytes: 1)
+        let descriptor = kind == "block" ? ctest_memory_file(64 << 9) : open("/dev/null", O_RDWR)
+        try #require(descriptor >= 0)
+        let output = SerialOutput(.none)
+        try Fuzzer(target: "virtio \(kind)", usual: 5000).run { seed, random in
+            let backend: any VirtioBackend =
+                switch kind {
+                case "block": try VirtioBlock(path: "/proc/self/fd/\(descriptor)", isReadOnly: random.once(in: 4))
+                case "console": VirtioConsole(output: output)
+                case "network": VirtioNetwork(descriptor: dup(descriptor), index: 0) { _ in }
+                default: VirtioEntropy()
+                }
+            return VirtioFuzz(backend, memory).run(&random)
+        }
+        close(descriptor)
+    }
+
+    @Test func uart() {
+        Fuzzer(target: "UART", usual: 20_000).run { seed, random in
+            let line = Line()
+            let uart = UART16550(output: SerialOutput(.none), interrupt: { line.level = $0 })
+            for _ in 0..<16 {
+                if random.once(in: 4) {
+                    let room = uart.receiveRoom
+                    uart.receive([UInt8](repeating: 0x61, count: min(room, random.below(64)))[...])
+                }
+                access(uart, offsets: 8, &random)
+            }
+            // What the line says is what the identification register says.
+            let identification = uart.read(2)
+            _ = uart.read(2)
+            return identification & 1 == 0
+        }
+    }
+
+    private final class Line: @unchecked Sendable {
+        var level = false
+    }
+
+    @Test func firmwareConfiguration() {
+        Fuzzer(target: "fw_cfg", usual: 20_000).run { seed, random in
+            let files = (0..<random.below(4)).map { index in
+                let name = String(repeating: "f", count: random.below(80))
+                return (name, [UInt8](repeating: UInt8(index), count: random.below(64)))
+            }
+            let device = FirmwareConfiguration(cpus: random.below(300), memory: random.number(), files: files)
+            var seen: UInt64 = 0
+            for _ in 0..<16 {
+                if random.once(in: 2) {
+                    // One of the keys that there are, as often as not.
+                    let key = random.next()
+                    _ = device.put(UInt16(truncatingIfNeeded: random.once(in: 2) ? key & 0x3F : key), at: 0)
+                }
+                seen |= access(device, offsets: 2, &random)
+            }
+            return seen != 0
+        }
+    }
+
+    /// A read or a write of 1 to 8 bytes; what was read.
+    @discardableResult
+    private func access(_ device: some Device, offsets: Int, _ random: inout SplitMix64) -> UInt64 {
+        let offset = UInt32(random.below(offsets))
+        let size = 1 << random.below(4)
+        var value = random.number()
+        withUnsafeMutableBytes(of: &value) { bytes in
+            let data = UnsafeMutableRawBufferPointer(rebasing: bytes[..<size])
+            if random.once(in: 2) {
+                device.read(offset, data)
+            } else {
+                _ = device.write(offset, UnsafeRawBufferPointer(data))
+                bytes.copyBytes(from: [UInt8](repeating: 0, count: 8))
+            }
+        }
+        return value
+    }
+}
