@@ -33,7 +33,7 @@ struct LabBootTests {
             "svm", script: "boot.sh", [],
             files: ["guest/vmlinux": Lab.path("build/guest/vmlinux"), "guest/vmlinux-64": other.path])
         var sections: [String: String] = [:]
-        for section in output.components(separatedBy: "\n=== ").dropFirst() {
+        for section in ("\n" + output).components(separatedBy: "\n=== ").dropFirst() {
             sections[String(section.prefix { $0 != "\n" })] = section
         }
         sections[""] = output
