@@ -78,7 +78,7 @@ public final class TraceInstance {
     private func failed(_ what: String) -> TraceError {
         TraceError(
             cause: "tracefs, \(what): \(String(cString: strerror(errno)))",
-            remedy: "this kernel's tracing may lack it; it is known to work from Linux 6.1 on")
+            remedy: "the kernel needs CONFIG_HIST_TRIGGERS and Linux 5.14 or later")
     }
 
     /// Counts by key in the kernel (Documentation/trace/histogram.rst).

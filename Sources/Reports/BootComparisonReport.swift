@@ -58,13 +58,15 @@ public struct BootComparisonReport: Sendable {
             row.isSignificant || row.group == .total || row.group == .time || showsAll
         }
         for row in rows {
-            table.add([
-                (row.isSignificant ? "* " : "  ") + row.name, Self.number(row.before), Self.number(row.after),
-                Self.signed(row.difference),
-                "\(Self.signed(row.interval.lowerBound)) to \(Self.signed(row.interval.upperBound))",
-                Self.signedPercent(row.relative),
-                row.group == .time || row.group == .total ? "" : Self.signedPercent(row.share),
-            ])
+            let share =
+                row.group == .time || row.group == .total ? [] : [Self.signedPercent(row.share)]
+            table.add(
+                [
+                    (row.isSignificant ? "* " : "  ") + row.name, Self.number(row.before), Self.number(row.after),
+                    Self.signed(row.difference),
+                    "\(Self.signed(row.interval.lowerBound)) to \(Self.signed(row.interval.upperBound))",
+                    Self.signedPercent(row.relative),
+                ] + share)
         }
         lines += table.lines()
         let rest = pair.rows.count - rows.count

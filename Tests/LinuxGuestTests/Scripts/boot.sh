@@ -25,13 +25,20 @@ boot virtio-1 vmlinuz "console=hvc0 quiet -- $say" --console virtio
 boot virtio-split vmlinuz "console=hvc0 quiet -- $say" --console virtio --irqchip split
 boot split-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --irqchip split
 boot full vmlinuz "console=ttyS0 quiet clocksource=acpi_pm lapic=notscdeadline nolapic_timer -- $say; $clock" --acpi full
-boot pvh vmlinux "console=ttyS0 quiet -- $say; dmesg | grep -i pvh"
-boot vmlinux vmlinux-64 "console=ttyS0 quiet -- $say"
+loader='echo loader $(cat /proc/sys/kernel/bootloader_type)'
+boot pvh vmlinux "console=ttyS0 quiet -- $say; $loader"
+boot vmlinux vmlinux-64 "console=ttyS0 quiet -- $say; $loader"
 for way in acpi kbd triple pci; do
 	boot "reset-$way" vmlinuz "console=ttyS0 quiet reboot=$way -- $say; reboot -f"
 done
 # By the boot protocol (docs/boot-protocol.md); a sum of the tracepoints that is not KVM's own would be said.
 echo "=== protocol"
 /bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio -o /tmp/boot.json 2>&1
+echo "status $?"
+cat /tmp/boot.json
+# The same as another VMM's would be, by tracepoints alone.
+echo "=== other"
+/bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio --no-log -o /tmp/boot.json \
+	--vmm '/bin/vmtally run --kernel {kernel} --initrd {initrd} --append {append} --memory {memory} --cpus {cpus} --console virtio --live-cpuid off --quiet' 2>&1
 echo "status $?"
 cat /tmp/boot.json
