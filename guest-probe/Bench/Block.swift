@@ -46,7 +46,7 @@ struct Block {
         case .readCR0: measure { _ in _ = guest_read_cr0() }
         case .writeCR0:
             let value = guest_read_cr0()
-            measure { index in guest_write_cr0(value ^ UInt64(index & 1) << 18) }  // AM
+            measure { index in guest_write_cr0(value ^ UInt64(~index & 1) << 18) }  // AM, from the first on
             guest_write_cr0(value)
         case .readCR3: measure { _ in _ = guest_read_cr3() }
         case .writeCR3:
@@ -55,7 +55,7 @@ struct Block {
         case .readCR4: measure { _ in _ = guest_read_cr4() }
         case .writeCR4:
             let value = guest_read_cr4()
-            measure { index in guest_write_cr4(value ^ UInt64(index & 1) << 6) }  // MCE
+            measure { index in guest_write_cr4(value ^ UInt64(~index & 1) << 6) }  // MCE
             guest_write_cr4(value)
         case .readCR8: measure { _ in _ = guest_read_cr8() }
         case .writeCR8: measure { _ in guest_write_cr8(first) }
