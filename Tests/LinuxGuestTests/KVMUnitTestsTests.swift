@@ -36,7 +36,8 @@ struct KVMUnitTestsTests {
         let pipe = Pipe()
         process.executableURL = URL(filePath: Lab.path("build/vmtally"))
         process.arguments = [
-            "run", "--multiboot", "\(folder)/\(name).flat", "--append", "\(name) 1000", "--cpus", "2", "--memory", "512",
+            "run", "--multiboot", "\(folder)/\(name).flat", "--append", "\(name) 1000", "--cpus", "2", "--memory",
+            "512",
             "--live-cpuid", "off", "--quiet", "--timeout", "60",
         ]
         process.standardInput = FileHandle.nullDevice

@@ -9,9 +9,10 @@ struct KallsymsTests {
         let text: String
     }
 
-    /// Where the tables of offsets lie: before the names until Linux 6.3, behind them since 6.4.
+    /// Where the table of offsets lies: before the names until Linux 6.3, behind them since 6.4. Since 6.2 there are 3
+    /// more bytes for each symbol.
     enum Layout: CaseIterable {
-        case before, behind
+        case before, beforeWithSequence, behind
     }
 
     /// What scripts/kallsyms.c writes, uncompressed but for two tokens, amid bytes that are something else.
@@ -30,7 +31,7 @@ struct KallsymsTests {
             align()
             bytes += little(base)
         }
-        if layout == .before {
+        if layout != .behind {
             addOffsets()
         }
         align()
@@ -51,6 +52,10 @@ struct KallsymsTests {
         align()
         bytes += markers
         align()
+        if layout == .beforeWithSequence {
+            bytes += (0..<symbols.count * 3).map { UInt8(truncatingIfNeeded: $0 * 7) }
+            align()
+        }
         var index: [UInt8] = []
         let tokens = bytes.count
         for token in 0..<256 {

@@ -699,7 +699,7 @@ static void check_cost(void)
 		struct vm *vm = create_vm(1, false, false);
 		struct vcpu *v = &vm->vcpus[0];
 
-		command(v, CMD_TICKS, CPUID, 50);
+		command(v, CMD_TICKS, CPUID, 40);
 		for (int i = 0; i < 2; i++)
 			if (v->shared->out[i] < least[i])
 				least[i] = v->shared->out[i];

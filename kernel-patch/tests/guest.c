@@ -285,12 +285,12 @@ static void run(struct shared *s)
 			int k;
 
 			a = rdtsc();
-			for (k = 0; k < 100; k++)
+			for (k = 0; k < 50; k++)
 				cpuid(0, 0, r);
 			b = rdtsc();
 			s->out[0] = b - a < s->out[0] ? b - a : s->out[0];
 			a = rdtsc();
-			for (k = 0; k < 100; k++)
+			for (k = 0; k < 50; k++)
 				wrmsr(0x3b, 0);
 			b = rdtsc();
 			s->out[1] = b - a < s->out[1] ? b - a : s->out[1];

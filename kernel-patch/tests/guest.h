@@ -37,7 +37,7 @@ enum command {
 	CMD_MONOTONIC,		/* n readings of scope arg[0], out[0] = those that went back */
 	CMD_NESTED,		/* an L2 guest: n CPUIDs that we intercept, an OUT that we do not between two of
 				   them; out[0] = CPUIDs seen, out[1] = other exits seen (SVM) */
-	CMD_TICKS,		/* n batches of 100 CPUIDs and 100 MSR writes, out[] = ticks of the fastest batch */
+	CMD_TICKS,		/* n batches of 50 CPUIDs and 50 MSR writes, out[] = ticks of the fastest batch */
 	CMD_MIX,		/* everything for n TSC ticks, out[0] = ticks in the guest */
 };
 

@@ -1,9 +1,10 @@
 /// The symbols that a Linux kernel has of itself (CONFIG_KALLSYMS), found in the guest's RAM: a stock kernel needs no file
 /// to name its code.
 ///
-/// The tables have no header: they are told by the shape that scripts/kallsyms.c gives them. Linux up to 6.1 has offsets,
-/// base, count, names, markers, token table, token index; since 6.4 offsets and base come last. The guest may have made
-/// all of it up: every index is checked, and the work has a limit.
+/// The tables have no header: they are told by the shape that scripts/kallsyms.c gives them. Before Linux 6.4 these are
+/// offsets, base, count, names, markers, since 6.2 (and in stable kernels before it) 3 bytes for each symbol, token table,
+/// token index; since then offsets and base come last, and the bytes behind them. The guest may have made all of it up:
+/// every index is checked, and the work has a limit.
 struct Kallsyms {
     struct Symbol {
         let address: UInt64
@@ -69,14 +70,18 @@ struct Kallsyms {
         }
 
         func symbols(tokenIndex: Int) -> [Symbol]? {
-            guard let tokens = tokens(tokenIndex), let markers = markers(before: tokens.start),
-                let (count, names) = names(before: markers),
-                let decoded = decode(count, names, markers, tokens.texts),
-                let addresses = addresses(count, beforeCount: names - 8, behind: tokenIndex + Kallsyms.tokenCount * 2)
-            else { return nil }
-            return zip(addresses, decoded).map { address, name in
-                Symbol(address: address, kind: name[name.startIndex], name: name.dropFirst())
+            guard let tokens = tokens(tokenIndex) else { return nil }
+            for markers in markers(before: tokens.start) {
+                guard let (count, names) = names(before: markers),
+                    let decoded = decode(count, names, markers, tokens.texts),
+                    let addresses = addresses(
+                        count, beforeCount: names - 8, behind: tokenIndex + Kallsyms.tokenCount * 2)
+                else { continue }
+                return zip(addresses, decoded).map { address, name in
+                    Symbol(address: address, kind: name[name.startIndex], name: name.dropFirst())
+                }
             }
+            return nil
         }
 
         /// The texts, right before their index, and where they begin. Symbols are printable, and so are parts of them.
@@ -101,27 +106,55 @@ struct Kallsyms {
             return nil
         }
 
-        /// Offsets of each 256th name, which begin with 0 and end before `end`.
-        private func markers(before end: Int) -> (place: Int, offsets: [UInt32])? {
+        /// Offsets of each 256th name, which begin with 0.
+        typealias Markers = (place: Int, offsets: [UInt32])
+
+        /// What may be them: right before `end`, or before as many times 3 bytes as there are symbols.
+        private func markers(before end: Int) -> [Markers] {
+            func markerCount(_ symbols: Int) -> Int {
+                max(1, (symbols + Kallsyms.markerSpan - 1) / Kallsyms.markerSpan)
+            }
+            var found = markers(endingAt: end)
+            for size in stride(from: 8, through: min(end, 3 * Kallsyms.symbolLimit), by: 8) where found.count < 4 {
+                // Padding leaves the number of symbols open by two.
+                for count in markerCount((size - 5) / 3)...markerCount(size / 3) {
+                    found += markers(at: end - size - aligned(count * 4), count)
+                }
+            }
+            return found
+        }
+
+        private func markers(at place: Int, _ count: Int) -> [Markers] {
+            // Nearly all places are told by their first two numbers.
+            guard load(UInt32.self, at: place) == 0, count == 1 || load(UInt32.self, at: place + 4) ?? 0 > 0 else {
+                return []
+            }
+            let offsets = (0..<count).compactMap { load(UInt32.self, at: place + $0 * 4) }
+            let isIncreasing = zip(offsets, offsets.dropFirst()).allSatisfy { $0 < $1 }
+            return isIncreasing && offsets.count == count ? [(place, offsets)] : []
+        }
+
+        /// However many: from the last one down to 0.
+        private func markers(endingAt end: Int) -> [Markers] {
             var place = end - 4
             // An odd number of them is padded, and a single 0 is a number of its own.
             if load(UInt32.self, at: place) == 0 {
                 place -= 4
             }
-            var offsets: [UInt32] = []
-            while let offset = load(UInt32.self, at: place), offset < offsets.last ?? .max {
-                offsets.append(offset)
+            var last = UInt32.max
+            for count in 1...(Kallsyms.symbolLimit / Kallsyms.markerSpan) {
+                guard let offset = load(UInt32.self, at: place), offset < last else { return [] }
                 if offset == 0 {
-                    return place % 8 == 0 ? (place, offsets.reversed()) : nil
+                    return place % 8 == 0 ? markers(at: place, count) : []
                 }
-                guard offsets.count <= Kallsyms.symbolLimit / Kallsyms.markerSpan else { return nil }
+                last = offset
                 place -= 4
             }
-            return nil
+            return []
         }
 
         /// How many names there are, and where they begin: behind that number, which lies 8 bytes before.
-        private func names(before markers: (place: Int, offsets: [UInt32])) -> (count: Int, place: Int)? {
+        private func names(before markers: Markers) -> (count: Int, place: Int)? {
             guard let last = markers.offsets.last else { return nil }
             let full = (markers.offsets.count - 1) * Kallsyms.markerSpan
             // The names behind the last marker, of at most 256 bytes each.
@@ -160,7 +193,7 @@ struct Kallsyms {
 
         /// Kind and name of each symbol.
         private func decode(
-            _ count: Int, _ names: Int, _ markers: (place: Int, offsets: [UInt32]), _ tokens: [[UInt8]]
+            _ count: Int, _ names: Int, _ markers: Markers, _ tokens: [[UInt8]]
         ) -> [ArraySlice<UInt8>]? {
             var texts: [UInt8] = []
             var ends: [Int] = []

@@ -25,8 +25,9 @@ boot virtio-1 vmlinuz "console=hvc0 quiet -- $say" --console virtio
 boot virtio-split vmlinuz "console=hvc0 quiet -- $say" --console virtio --irqchip split
 boot split-4 vmlinuz "console=ttyS0 quiet -- $say" --cpus 4 --irqchip split
 boot full vmlinuz "console=ttyS0 quiet clocksource=acpi_pm lapic=notscdeadline nolapic_timer -- $say; $clock" --acpi full
-boot pvh vmlinux "console=ttyS0 quiet -- $say; dmesg | grep -i pvh"
-boot vmlinux vmlinux-64 "console=ttyS0 quiet -- $say"
+loader='echo loader $(cat /proc/sys/kernel/bootloader_type)'
+boot pvh vmlinux "console=ttyS0 quiet -- $say; $loader"
+boot vmlinux vmlinux-64 "console=ttyS0 quiet -- $say; $loader"
 for way in acpi kbd triple pci; do
 	boot "reset-$way" vmlinuz "console=ttyS0 quiet reboot=$way -- $say; reboot -f"
 done
