@@ -54,7 +54,6 @@ public final class BootTrace {
         try instance.write("1", to: "events/kvm/kvm_entry/enable")
         pipe = open("\(instance.path)/trace_pipe", O_RDONLY | O_NONBLOCK | O_CLOEXEC)
         guard pipe >= 0 else {
-            rmdir(instance.path)
             throw TraceError(cause: "trace_pipe: \(String(cString: strerror(errno)))", remedy: "tracing needs root")
         }
     }
