@@ -51,8 +51,8 @@ let package = Package(
         .testTarget(
             name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport"]),
         .testTarget(name: "FuzzTests", dependencies: ["Machine", "CTestSupport"], exclude: ["Corpus"]),
-        .testTarget(name: "LabTests"),
-        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"], exclude: ["Scripts", "totals"]),
+        .testTarget(name: "LabTests", exclude: ["Scripts", "totals"]),
+        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
         .testTarget(name: "ReportsTests", dependencies: ["Reports", "BootRecords", "KVM", "ExitStats"]),
     ],

@@ -3,7 +3,7 @@ import Testing
 
 /// Debian's kernel as a guest on real kvm-amd and kvm-intel: emulated hosts (docs/lab.md), the guest of `make guest`.
 @Suite("Linux in the lab", .serialized, .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"))
-struct LabBootTests {
+struct LinuxBootTests {
     /// A boot of boot.sh, and what must come of it.
     struct Boot: CustomTestStringConvertible, Sendable {
         let name: String
@@ -29,7 +29,7 @@ struct LabBootTests {
         copy.replaceSubrange(place, with: note)
         try copy.write(to: other)
         defer { try? FileManager.default.removeItem(at: other) }
-        let output = try Lab.run(
+        let output = try Lab.boot(
             "svm", script: "boot.sh", [],
             files: ["guest/vmlinux": Lab.path("build/guest/vmlinux"), "guest/vmlinux-64": other.path])
         var sections: [String: String] = [:]
@@ -161,7 +161,7 @@ struct LabBootTests {
         let stress = try folder.compile("stress.c", "-O1 -static")
         // 32-bit, without a C library.
         let compat = try folder.compile("compat.c", "-m32 -O1 -static -nostdlib -fno-pic -no-pie -fno-stack-protector")
-        let output = try Lab.run(
+        let output = try Lab.boot(
             "vmx", script: "live.sh", ["\(boot.cpus)", boot.append, boot.kernelIsLive ? "kernel-live" : "kernel-same"],
             files: ["stress": stress, "compat": compat])
         let readings = output.matches(of: /0x4fffffff 0x00: (eax=.*)/).map { String($0.1) }
@@ -197,59 +197,11 @@ private struct TemporaryFolder: ~Copyable {
     /// Compiles a program of Scripts; its path.
     func compile(_ source: String, _ options: String) throws -> String {
         let program = path + "/" + source.split(separator: ".")[0]
-        let process = Process()
-        process.executableURL = URL(filePath: "/usr/bin/env")
-        process.arguments =
-            ["cc", Lab.path("Tests/LinuxGuestTests/Scripts/" + source), "-o", program]
-            + options.split(separator: " ").map(String.init)
-        try process.run()
-        process.waitUntilExit()
-        try #require(process.terminationStatus == 0, "cc \(source)")
+        let compiler = try Lab.run(
+            "/usr/bin/env",
+            ["cc", Lab.path("Tests/LabTests/Scripts/" + source), "-o", program]
+                + options.split(separator: " ").map(String.init))
+        try #require(compiler.status == 0, "\(compiler.output)")
         return program
-    }
-}
-
-enum Lab {
-    private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-        .deletingLastPathComponent()
-
-    static func path(_ name: String) -> String { root.appending(path: name).path }
-
-    /// Why there is no lab here; nil when there is one. CI must have it.
-    static let missing: String? = {
-        if ProcessInfo.processInfo.environment["CI"] != nil {
-            return nil
-        }
-        let absent =
-            ["build/vmtally", "build/guest/vmlinuz", "build/guest/vmlinux", "build/guest/initrd"].map(path)
-            + ["/usr/bin/qemu-system-x86_64", "/usr/bin/bochs", "/usr/bin/genisoimage"]
-        return absent.first { !FileManager.default.fileExists(atPath: $0) }.map { "\($0) is missing: type make test" }
-    }()
-
-    /// - Parameter files: names in the host's root, and where they are here.
-    static func run(
-        _ ground: String, script: String, _ arguments: [String], files: [String: String] = [:]
-    ) throws -> String {
-        let process = Process()
-        let pipe = Pipe()
-        process.executableURL = URL(filePath: path("Tests/Lab/run"))
-        process.arguments =
-            [
-                ground, "--memory", "1500", "--timeout", "400",
-                // Linux takes its clock from the TSC: see Tests/Lab/init. Bochs has nothing to refine.
-                "--append", ground == "svm" ? "vmtally.refined_tsc" : "", "--file",
-                path("build/vmtally") + "=/bin/vmtally",
-                "--file", path("build/guest/vmlinuz") + "=/guest/vmlinuz",
-                "--file", path("build/guest/initrd") + "=/guest/initrd",
-            ] + files.flatMap { ["--file", $0.value + "=/" + $0.key] } + [
-                "--script", path("Tests/LinuxGuestTests/Scripts/" + script), "--",
-            ] + arguments
-        process.standardOutput = pipe
-        process.standardError = pipe
-        process.standardInput = FileHandle.nullDevice
-        try process.run()
-        let output = try pipe.fileHandleForReading.readToEnd() ?? Data()
-        process.waitUntilExit()
-        return String(decoding: output, as: UTF8.self)
     }
 }

@@ -1,0 +1,63 @@
+import Foundation
+
+/// What the tests in emulated hosts have in common.
+enum Lab {
+    private static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
+
+    /// A file of the project.
+    static func path(_ name: String) -> String { root.appending(path: name).path }
+
+    static let isCI = ProcessInfo.processInfo.environment["CI"] != nil
+
+    /// Why there is no lab here; nil when there is one. CI must have it.
+    static let missing: String? = {
+        if isCI {
+            return nil
+        }
+        let made = [
+            "vmtally", "vmtally-fidelity", "vmtally-probe", "guest/vmlinuz", "guest/vmlinux", "guest/initrd",
+        ].map { path("build/" + $0) }
+        if let absent = made.first(where: { !FileManager.default.fileExists(atPath: $0) }) {
+            return "\(absent) is not there: make test makes it"
+        }
+        let tools = ["qemu-system-x86_64", "bochs", "genisoimage"]
+        let absent = tools.filter { !FileManager.default.isExecutableFile(atPath: "/usr/bin/\($0)") }
+        return absent.isEmpty || getuid() == 0 ? nil : "not installed: \(absent.joined(separator: ", "))"
+    }()
+
+    /// Runs a program to its end. Those that boot an emulated host have time limits of their own.
+    static func run(_ program: String, _ arguments: [String]) throws -> (status: Int32, output: String) {
+        let process = Process()
+        let pipe = Pipe()
+        process.executableURL = URL(filePath: program)
+        process.arguments = arguments
+        process.standardOutput = pipe
+        process.standardError = pipe
+        process.standardInput = FileHandle.nullDevice
+        try process.run()
+        let output = try pipe.fileHandleForReading.readToEnd() ?? Data()
+        process.waitUntilExit()
+        return (process.terminationStatus, String(decoding: output, as: UTF8.self))
+    }
+
+    /// Runs one of Scripts in an emulated host with the guest of `make guest`; its output.
+    ///
+    /// - Parameter files: names in the host's root, and where they are here.
+    static func boot(
+        _ ground: String, script: String, _ arguments: [String], files: [String: String] = [:]
+    ) throws -> String {
+        let all = [
+            "bin/vmtally": path("build/vmtally"), "guest/vmlinuz": path("build/guest/vmlinuz"),
+            "guest/initrd": path("build/guest/initrd"),
+        ].merging(files) { $1 }
+        // Linux takes its clock from the TSC: see Tests/Lab/init. Bochs has nothing to refine.
+        let clock = ground == "svm" ? ["--append", "vmtally.refined_tsc"] : []
+        return try run(
+            path("Tests/Lab/run"),
+            [ground, "--memory", "1500", "--timeout", "400"] + clock
+                + all.flatMap { ["--file", $0.value + "=/" + $0.key] }
+                + ["--script", path("Tests/LabTests/Scripts/" + script), "--"] + arguments
+        ).output
+    }
+}
