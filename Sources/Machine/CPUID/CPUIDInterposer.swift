@@ -115,7 +115,7 @@ struct CPUIDInterposer: ~Copyable {
         let debug = vcpu.runPage.pointee.debug.arch
         let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
         // A module may have come.
-        if findSites(handler: linear.generalProtectionHandler(vcpu), linear, vcpu) {
+        if !searches.isEmpty, findSites(handler: linear.generalProtectionHandler(vcpu), linear, vcpu) {
             try setBreakpoints(vcpu)
         }
         if debug.pc == handler {
