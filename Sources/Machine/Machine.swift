@@ -119,8 +119,7 @@ public final class Machine {
             guest.isPC
             ? try MachineDevices(
                 pc: configuration.devices, cpus: cpus, splitPins: splitPins, isTest: guest.isTest, output: output,
-                memory: memory, vm: vm,
-                control: control, marker: marker)
+                memory: memory, vm: vm, control: control, marker: marker)
             : MachineDevices(bareMetal: output, marker: marker, bench: configuration.bench)
         if isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)

@@ -1,22 +1,9 @@
 import Foundation
 import Testing
 
-/// Random numbers that a seed gives again (SplitMix64).
-struct SplitMix64: RandomNumberGenerator {
-    private var state: UInt64
+@testable import Machine
 
-    init(seed: UInt64) {
-        state = seed
-    }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ value >> 30) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ value >> 27) &* 0x94D0_49BB_1331_11EB
-        return value ^ value >> 31
-    }
-
+extension SplitMix64 {
     /// Below `limit`, which is not 0.
     mutating func below(_ limit: Int) -> Int {
         Int(truncatingIfNeeded: next() % UInt64(limit))
@@ -69,7 +56,7 @@ struct Fuzzer {
                     alarm(Self.patience)
                 }
                 CrashNote.set(seed)
-                var random = SplitMix64(seed: seed)
+                var random = SplitMix64(state: seed)
                 taken += try body(seed, &random) ? 1 : 0
             }
             alarm(0)

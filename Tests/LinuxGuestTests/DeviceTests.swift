@@ -142,7 +142,7 @@ struct DeviceTests {
 
     @Test("any sequence of register accesses is survived")
     func fuzz() {
-        var random = Random(seed: 2)
+        var random = SplitMix64(state: 2)
         let devices: [any Device] = [
             UART16550(output: SerialOutput(.none), interrupt: { _ in }), RealTimeClock(memory: 1 << 30),
             KeyboardController(), ACPIPower(), SystemControlPort(), ResetControlPort(),

@@ -122,7 +122,7 @@ struct IOAPICTests {
 
     @Test("registers written in any order are survived")
     func fuzz() {
-        var random = Random(seed: 6)
+        var random = SplitMix64(state: 6)
         let bus = Bus()
         let chip = bus.chip()
         for _ in 0..<20_000 {

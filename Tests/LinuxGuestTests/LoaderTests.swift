@@ -82,7 +82,7 @@ struct LoaderTests {
 
     @Test("whatever bytes a bzImage has, loading ends and stays inside RAM")
     func fuzz() throws {
-        var random = Random(seed: 1)
+        var random = SplitMix64(state: 1)
         let memory = try GuestMemory(mebibytes: 32)
         let limit = ContinuousClock.now + .seconds(2)
         var accepted = 0

@@ -47,7 +47,7 @@ struct MultibootTests {
 
     @Test("whatever bytes an image has, loading ends")
     func fuzz() throws {
-        var random = Random(seed: 5)
+        var random = SplitMix64(state: 5)
         let memory = try GuestMemory(mebibytes: 4)
         let limit = ContinuousClock.now + .seconds(2)
         for _ in 0..<50_000 where ContinuousClock.now < limit {

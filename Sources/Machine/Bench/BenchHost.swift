@@ -268,10 +268,6 @@ final class BenchRegisters: Device {
         self.host = host
     }
 
-    func read(_ offset: UInt32, _ data: UnsafeMutableRawBufferPointer) {
-        data.initializeMemory(as: UInt8.self, repeating: 0xFF)
-    }
-
     func write(_ offset: UInt32, _ data: UnsafeRawBufferPointer) -> GuestRequest? {
         switch UInt64(offset) {
         case 0: host.mark(data.value)

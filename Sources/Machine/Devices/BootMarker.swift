@@ -105,10 +105,6 @@ final class BootMarkerPort: Device {
         self.marker = marker
     }
 
-    func read(_ offset: UInt32, _ data: UnsafeMutableRawBufferPointer) {
-        data.initializeMemory(as: UInt8.self, repeating: 0xFF)
-    }
-
     func write(_ offset: UInt32, _ data: UnsafeRawBufferPointer) -> GuestRequest? {
         marker.reached()
     }

@@ -9,6 +9,13 @@ protocol Device: AnyObject, Sendable {
     func write(_ offset: UInt32, _ data: UnsafeRawBufferPointer) -> GuestRequest?
 }
 
+extension Device {
+    /// Without anything to read, all ones.
+    func read(_ offset: UInt32, _ data: UnsafeMutableRawBufferPointer) {
+        data.initializeMemory(as: UInt8.self, repeating: 0xFF)
+    }
+}
+
 /// How a guest asks for the end of its run.
 enum GuestRequest: Equatable {
     /// QEMU's isa-debug-exit; the status is (value << 1) | 1.

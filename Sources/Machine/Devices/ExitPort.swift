@@ -2,10 +2,6 @@
 final class ExitPort: Device {
     static let port: UInt16 = 0xF4
 
-    func read(_ offset: UInt32, _ data: UnsafeMutableRawBufferPointer) {
-        data.initializeMemory(as: UInt8.self, repeating: 0xFF)
-    }
-
     func write(_ offset: UInt32, _ data: UnsafeRawBufferPointer) -> GuestRequest? {
         .exit(status: data.reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) } << 1 | 1)
     }

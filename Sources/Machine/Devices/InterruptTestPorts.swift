@@ -9,10 +9,6 @@ final class InterruptTestPorts: Device {
         self.lines = lines
     }
 
-    func read(_ offset: UInt32, _ data: UnsafeMutableRawBufferPointer) {
-        data.initializeMemory(as: UInt8.self, repeating: 0xFF)
-    }
-
     func write(_ offset: UInt32, _ data: UnsafeRawBufferPointer) -> GuestRequest? {
         if let level = data.first, lines.indices.contains(Int(offset)) {
             lines[Int(offset)](level != 0)

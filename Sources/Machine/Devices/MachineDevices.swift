@@ -106,8 +106,7 @@ struct MachineDevices {
     ///   - isTest: with ports that raise interrupts.
     init(
         pc configuration: DeviceConfiguration, cpus: Int, splitPins: Int?, isTest: Bool, output: SerialOutput,
-        memory: GuestMemory,
-        vm: SharedVM, control: RunControl, marker: BootMarker
+        memory: GuestMemory, vm: SharedVM, control: RunControl, marker: BootMarker
     ) throws(MachineError) {
         guard configuration.virtio.count == configuration.virtioCount else {
             throw .configuration("\(configuration.virtioCount) virtio devices, \(configuration.virtio.count) at most")
