@@ -155,10 +155,6 @@ public final class Machine {
         }
     }
 
-    deinit {
-        devices.loop?.forget()
-    }
-
     /// Creates the VM and loads a bare-metal guest.
     public convenience init(
         _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil
