@@ -61,6 +61,9 @@ panic: action=fatal
 error: action=report
 info: action=report
 CONFIGURATION
+    # Bochs draws on a terminal that it makes itself, and stands still when 20 KB lie there unread.
+    "${TIED[@]}" bash -c 'until screen=$(grep -ao "/dev/pts/[0-9]*" "$1"); do sleep 0.2; done; exec cat "$screen"' \
+        drain "$folder/emulator" >/dev/null 2>&1 &
     # Debian's Bochs starts in its debugger ("c" goes on) and wants a terminal.
     echo c >"$folder/debugger"
     TERM=xterm exec "${TIED[@]}" script -qec \
