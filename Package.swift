@@ -21,11 +21,14 @@ let package = Package(
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
+        .target(name: "TestSupport", path: "Tests/Support"),
         .target(name: "HostView"),
         .target(name: "BootRecords"),
         .executableTarget(
             name: "vmtally-fidelity",
-            dependencies: ["KVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests"],
+            dependencies: [
+                "KVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests", "TestSupport",
+            ],
             path: "Tests/Fidelity"
         ),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
@@ -49,10 +52,11 @@ let package = Package(
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(
-            name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport"]),
+            name: "MachineTests",
+            dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport", "TestSupport"]),
         .testTarget(name: "FuzzTests", dependencies: ["Machine", "CTestSupport"], exclude: ["Corpus"]),
-        .testTarget(name: "LabTests", exclude: ["Scripts", "totals"]),
-        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"]),
+        .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
+        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine", "TestSupport"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
         .testTarget(name: "ReportsTests", dependencies: ["Reports", "BootRecords", "KVM", "ExitStats"]),
     ],
