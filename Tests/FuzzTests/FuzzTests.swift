@@ -1,5 +1,6 @@
 import CTestSupport
 import Glibc
+import SeededRandom
 import Testing
 
 @testable import Machine
