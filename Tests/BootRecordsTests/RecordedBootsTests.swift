@@ -11,7 +11,7 @@ struct RecordedBootsTests {
         try BootRecording(json: Array(Data(contentsOf: results.appending(path: "boot-svm-\(name).json"))))
     }
 
-    private static let effort = (resamples: 100, permutations: 20_000)
+    private static let effort = (resamples: 100, permutations: 4000)
 
     /// Four recordings of the same: six pairs of six configurations.
     @Test func equalsGiveNoAlarm() throws {
