@@ -103,7 +103,7 @@ public final class Machine {
         // The bench's guest programs the PIT and the TSC deadline timer.
         let isPC = guest.isPC || configuration.bench != nil && configuration.irqchip != .none
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC)
+        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC, isTest: guest.isTest)
         plan = try LiveCPUIDPlan(
             configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
         ) { () throws(MachineError) in
@@ -330,7 +330,7 @@ public final class Machine {
 
     private static func prepare(
         _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, pins: Int?,
-        isPC: Bool
+        isPC: Bool, isTest: Bool
     ) throws(MachineError) {
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
@@ -346,6 +346,9 @@ public final class Machine {
             }
             if isPC, configuration.irqchip == .kernel {
                 try vm.createPIT2(flags: UInt32(KVM_PIT_SPEAKER_DUMMY))
+            }
+            if isTest, configuration.irqchip == .kernel {
+                try Multiboot.startTimer(vm)
             }
             try vm.setMemoryRegion(slot: 0, guestAddress: 0, size: memory.lowSize, host: memory.host)
             if memory.size > memory.lowSize {

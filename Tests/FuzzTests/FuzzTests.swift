@@ -1,6 +1,7 @@
 import CLinuxKVM
 import CTestSupport
 import Glibc
+import SeededRandom
 import Testing
 
 @testable import Machine

@@ -1,3 +1,5 @@
+import SeededRandom
+
 @testable import Machine
 
 /// One virtio device, driven by a driver that makes mistakes.

@@ -11,7 +11,7 @@ struct KVMUnitTestsTests {
     private static let inLab: [(name: String, cpus: Int)] = [
         ("ioapic", 4), ("smptest", 3), ("idt_test", 1), ("tsc", 1), ("tsc_adjust", 1), ("eventinj", 1),
         ("hypercall", 1), ("rmap_chain", 1), ("setjmp", 1), ("umip", 1), ("smap", 1), ("pku", 1), ("pcid", 1),
-        ("syscall", 1), ("memory", 1), ("rdpru", 1),
+        ("syscall", 1), ("memory", 1), ("rdpru", 1), ("realmode", 1),
     ]
 
     @Test("SVM: every check of every image passes", .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"))

@@ -1,4 +1,5 @@
 import Foundation
+import SeededRandom
 import Synchronization
 import TestSupport
 import Testing
@@ -394,7 +395,7 @@ struct VirtioTests {
 
     @Test("rings full of anything are survived")
     func fuzz() throws {
-        var random = SplitMix64(state: 3)
+        var random = SplitMix64(seed: 3)
         let disk = try Disk(sectors: 8)
         let backends: [any VirtioBackend] = [
             try VirtioBlock(path: disk.path, isReadOnly: false), VirtioEntropy(),
@@ -422,7 +423,7 @@ struct VirtioTests {
 
     @Test("transport registers written in any order are survived")
     func registerFuzz() throws {
-        var random = SplitMix64(state: 4)
+        var random = SplitMix64(seed: 4)
         let driver = try Driver(VirtioEntropy())
         let limit = ContinuousClock.now + .seconds(2)
         for _ in 0..<300_000 where ContinuousClock.now < limit {

@@ -14,6 +14,8 @@ struct Multiboot {
 
     /// Fixed places at both ends of the low memory; an image may load between them and above 1 MiB.
     private enum Layout {
+        /// Real mode's interrupt vectors, where IDTR points after a reset.
+        static let vectors: UInt64 = 0
         static let gdt: UInt64 = 0x500
         static let lowFree: Range<UInt64> = 0x1000..<0x9_0000
         static let info: UInt64 = 0x9_0000
@@ -75,6 +77,7 @@ struct Multiboot {
         try memory.copy(text + [0], to: Layout.commandLine)
         try memory.copy(Array(name.utf8.prefix(255)) + [0], to: Layout.name)
         try Self.writeInformation(to: memory)
+        try Self.writeInterruptHandlers(to: memory)
         memory.store(0x00CF_9B00_0000_FFFF as UInt64, at: Layout.gdt + 8)
         memory.store(0x00CF_9300_0000_FFFF as UInt64, at: Layout.gdt + 16)
     }
@@ -162,6 +165,44 @@ struct Multiboot {
         set(Layout.map, 48)
         set(Layout.name, 64)
         try memory.copy(info, to: Layout.info)
+    }
+
+    /// The handlers that real-mode programs rely on, where the IBM PC's BIOS has them.
+    private enum BIOS {
+        static let masterVectors: UInt8 = 0x08
+        static let slaveVectors: UInt8 = 0x70
+        /// push %ax; mov $0x20, %al; out %al, $0x20; pop %ax; iret: the 8259 may send the next.
+        static let timer: (offset: UInt32, code: [UInt8]) = (0xFEA5, [0x50, 0xB0, 0x20, 0xE6, 0x20, 0x58, 0xCF])
+        /// iret
+        static let unused: (offset: UInt32, code: [UInt8]) = (0xFF53, [0xCF])
+        static let segment: UInt32 = 0xF000
+    }
+
+    private static func writeInterruptHandlers(to memory: GuestMemory) throws(MachineError) {
+        for handler in [BIOS.timer, BIOS.unused] {
+            try memory.copy(handler.code, to: UInt64(BIOS.segment << 4 + handler.offset))
+        }
+        for vector in 0..<256 as Range<UInt64> {
+            let handler = vector == UInt64(BIOS.masterVectors) ? BIOS.timer : BIOS.unused
+            memory.store(BIOS.segment << 16 | handler.offset, at: Layout.vectors + vector * 4)
+        }
+    }
+
+    /// Leaves the in-kernel 8259s and 8254 "as initialized by the BIOS" (3.2): timer interrupts 18.2 times a second, at
+    /// vector 8, and no others.
+    static func startTimer(_ vm: borrowing VirtualMachine) throws(KVMError) {
+        for (chip, vectors, mask) in [
+            (KVM_IRQCHIP_PIC_MASTER, BIOS.masterVectors, 0xFE as UInt8),
+            (KVM_IRQCHIP_PIC_SLAVE, BIOS.slaveVectors, 0xFF),
+        ] {
+            var state = try vm.irqChip(UInt32(chip))
+            state.chip.pic.irq_base = vectors
+            state.chip.pic.imr = mask
+            try vm.setIRQChip(state)
+        }
+        var timer = try vm.pit2()
+        timer.channels.0.mode = 3  // a square wave; a count of 0 is 65,536
+        try vm.setPIT2(timer)
     }
 
     /// 32-bit protected mode, paging off (3.2). The other processors wait for INIT and start-up IPI.

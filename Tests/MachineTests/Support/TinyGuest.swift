@@ -150,11 +150,10 @@ enum Assembly {
     ]
 }
 
-/// A Multiboot 1 image (Multiboot 0.6.96, 3.1) with its addresses in the header, loaded at and entered behind it.
-func multibootImage(_ code: [UInt8]) -> [UInt8] {
+/// A Multiboot 1 image (Multiboot 0.6.96, 3.1) with its addresses in the header, 32 bytes, and entered behind it.
+func multibootImage(_ code: [UInt8], at address: UInt32 = 0x10_0000) -> [UInt8] {
     let magic: UInt32 = 0x1BAD_B002
     let flags: UInt32 = 1 << 16
-    let address: UInt32 = 0x10_0000
     let header = [magic, flags, 0 &- magic &- flags, address, address, 0, 0, address + 32]
     return header.flatMap(little) + code
 }
