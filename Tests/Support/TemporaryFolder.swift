@@ -33,7 +33,7 @@ package final class TemporaryFolder {
     /// Writes a file; its path.
     package func file(_ name: String, _ bytes: some Sequence<UInt8>) throws(TemporaryFolderError) -> String {
         let path = path + "/" + name
-        guard let file = fopen(path, "wxe") else { throw TemporaryFolderError(errno: errno) }
+        guard let file = fopen(path, "we") else { throw TemporaryFolderError(errno: errno) }
         let bytes = Array(bytes)
         let written = fwrite(bytes, 1, bytes.count, file)
         guard fclose(file) == 0, written == bytes.count else { throw TemporaryFolderError(errno: errno) }
