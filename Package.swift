@@ -21,19 +21,23 @@ let package = Package(
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
+        .target(name: "TestSupport", path: "Tests/Support"),
         .target(name: "HostView"),
-        .target(name: "BootRecords"),
+        .target(name: "SeededRandom"),
+        .target(name: "BootRecords", dependencies: ["SeededRandom"]),
         .executableTarget(
             name: "vmtally-fidelity",
-            dependencies: ["KVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests"],
+            dependencies: [
+                "KVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests", "TestSupport",
+            ],
             path: "Tests/Fidelity"
         ),
-        .target(name: "Machine", dependencies: ["KVM", "ExitStats"]),
+        .target(name: "Machine", dependencies: ["KVM", "ExitStats", "SeededRandom"]),
         .target(name: "Reports", dependencies: ["BootRecords", "KVM", "ExitStats", "Machine"]),
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "BootRecords", "KVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage",
+                "BootRecords", "KVM", "ExitStats", "HostView", "Machine", "Reports", "SeededRandom", "ProbeImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
@@ -42,17 +46,19 @@ let package = Package(
             name: "vmtally-benchmarks",
             dependencies: ["CBenchmarks", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Reports"],
             path: "Benchmarks/Harness"),
-        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords"]),
+        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "SeededRandom"]),
         .testTarget(name: "CodegenTests"),
         .testTarget(name: "HostViewTests", dependencies: ["HostView"]),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
-        .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats"]),
+        .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats", "SeededRandom"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(
-            name: "MachineTests", dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport"]),
-        .testTarget(name: "FuzzTests", dependencies: ["Machine", "CTestSupport"], exclude: ["Corpus"]),
-        .testTarget(name: "LabTests", exclude: ["Scripts", "totals"]),
-        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine"]),
+            name: "MachineTests",
+            dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport", "TestSupport"]),
+        .testTarget(
+            name: "FuzzTests", dependencies: ["Machine", "SeededRandom", "CTestSupport"], exclude: ["Corpus"]),
+        .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
+        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine", "SeededRandom", "TestSupport"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
         .testTarget(name: "ReportsTests", dependencies: ["Reports", "BootRecords", "KVM", "ExitStats"]),
     ],

@@ -1,4 +1,5 @@
 import FoundationEssentials
+import SeededRandom
 
 /// What changed between two recordings of the same boot. The first is the baseline.
 public struct BootComparison: Sendable {
@@ -107,7 +108,7 @@ public struct BootComparison: Sendable {
         _ effort: (resamples: Int, permutations: Int)
     ) -> [Row] {
         let quantities = quantities(before.runs, after.runs)
-        var generator = SeededGenerator(seed: seed)
+        var generator = SplitMix64(seed: seed)
         let judged = quantities.indices.filter { quantities[$0].isJudged }
         let values = Statistics.differing(
             judged.map { (quantities[$0].before, quantities[$0].after) }, permutations: effort.permutations,

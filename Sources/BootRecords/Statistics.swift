@@ -1,19 +1,6 @@
-/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers from the same seed everywhere.
-public struct SeededGenerator: RandomNumberGenerator, Sendable {
-    private var state: UInt64
+import SeededRandom
 
-    public init(seed: UInt64) {
-        state = seed
-    }
-
-    public mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ mixed >> 31
-    }
-
+extension SplitMix64 {
     /// A number below `bound`, which is small: the bias is less than 2^-32.
     @inline(__always)
     mutating func index(below bound: Int) -> Int {
@@ -39,7 +26,7 @@ public enum Statistics {
     /// percentile bootstrap.
     public static func difference(
         _ first: [Double], _ second: [Double], confidence: Double = 0.95, resamples: Int = 5000,
-        using generator: inout SeededGenerator
+        using generator: inout SplitMix64
     ) -> (value: Double, interval: ClosedRange<Double>) {
         guard !first.isEmpty, !second.isEmpty else { return (.nan, 0...0) }
         let value = median(second) - median(first)
@@ -60,7 +47,7 @@ public enum Statistics {
 
     /// As many values as there are, drawn with replacement, sorted.
     private static func resample(
-        _ values: [Double], into drawn: inout [Double], using generator: inout SeededGenerator
+        _ values: [Double], into drawn: inout [Double], using generator: inout SplitMix64
     ) {
         for index in drawn.indices {
             drawn[index] = values[generator.index(below: values.count)]
@@ -79,7 +66,7 @@ public enum Statistics {
     /// - Returns: p for each quantity, corrected for their number.
     public static func differing(
         _ pairs: [(first: [Double], second: [Double])], permutations: Int = 20_000,
-        using generator: inout SeededGenerator
+        using generator: inout SplitMix64
     ) -> [Double] {
         guard let sizes = pairs.first.map({ ($0.first.count, $0.second.count) }), sizes.0 > 0, sizes.1 > 0 else {
             return pairs.map { _ in 1 }

@@ -125,7 +125,6 @@ public final class Machine {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
         let parts = Parts(
-            leaves: plan.kernelAnswers ? .asListed : host.kernelCounts ? .none : .snapshot,
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
             irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP)
         tallies = try lifted { () throws(TallyMemoryError) in
@@ -155,10 +154,6 @@ public final class Machine {
         }
     }
 
-    deinit {
-        devices.loop?.forget()
-    }
-
     /// Creates the VM and loads a bare-metal guest.
     public convenience init(
         _ configuration: MachineConfiguration, elf bytes: UnsafeRawBufferPointer, support: BreakpointSupport? = nil
@@ -174,7 +169,6 @@ public final class Machine {
 
     /// What all vCPUs are made of.
     private struct Parts {
-        let leaves: TallyLeaves
         let plan: LiveCPUIDPlan
         let platform: Platform
         let control: RunControl
@@ -198,7 +192,7 @@ public final class Machine {
             var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
             try vcpu.setCPUID(
                 parts.table.forGuest(
-                    apicID: UInt32(index), tscKHz: tscKHz, parts.leaves))
+                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
             if rips != nil {

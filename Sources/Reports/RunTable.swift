@@ -82,8 +82,15 @@ public struct RunTable: Sendable {
     private var summary: String {
         let seconds = Double(result.wallNanoseconds) / 1e9
         let busy = tscKHz > 0 ? Double(result.total.total.cycles) / Double(tscKHz) / 1000 : 0
-        return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(result.leaf.mode), "
-            + "\(grouped(result.leaf.answered.total)) answered live"
+        return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(leaf)"
+    }
+
+    private var leaf: String {
+        switch result.leaf.mode {
+        case "none": "not there"
+        case "snapshot": "a snapshot from before the start"
+        default: "\(result.leaf.mode), \(grouped(result.leaf.answered.total)) answered live"
+        }
     }
 }
 

@@ -23,6 +23,9 @@ struct BenchCommand: ParsableCommand {
     @Option(help: "vCPUs of the VMs with more than one; 1 leaves out what needs two.")
     var cpus = 2
 
+    @Option(help: "Interrupt controllers where a kind needs none: none, or kernel, as every PC guest has them.")
+    var irqchip = InterruptControllers.none
+
     @Option(help: "Shuffles the blocks. (default: another one each time)")
     var seed: UInt64?
 
@@ -53,6 +56,7 @@ struct BenchCommand: ParsableCommand {
         guard only == nil || source == nil else {
             throw ValidationError("--from reports a whole run: leave out --only.")
         }
+        guard irqchip != .split else { throw ValidationError("--irqchip takes none or kernel.") }
         guard (1...64).contains(cpus) else { throw ValidationError("--cpus takes 1 to 64.") }
         _ = try kinds
     }
@@ -110,12 +114,13 @@ struct BenchCommand: ParsableCommand {
 
     private var kinds: [BenchKind] {
         get throws {
-            guard let only else { return BenchKind.catalogue }
+            let catalogue = BenchKind.catalogue.map { irqchip == .kernel ? $0.withInterruptControllers : $0 }
+            guard let only else { return catalogue }
             let names = only.split(separator: ",").map(String.init)
-            for name in names where !BenchKind.catalogue.contains(where: { $0.name == name }) {
+            for name in names where !catalogue.contains(where: { $0.name == name }) {
                 throw ValidationError("There is no kind '\(name)': vmtally bench --list names them.")
             }
-            return BenchKind.catalogue.filter { names.contains($0.name) }
+            return catalogue.filter { names.contains($0.name) }
         }
     }
 }

@@ -59,7 +59,8 @@ struct BootCommand: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             """
-            Another VMM: its command line, with {kernel}, {initrd}, {append}, {cpus} and {memory} in it. Needs root.
+            Another VMM: its command line, with {kernel}, {initrd}, {append}, {cpus}, {memory} and {console} in it. \
+            Needs root.
             """, valueName: "command"))
     var vmm: String?
 

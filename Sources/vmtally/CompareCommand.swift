@@ -64,23 +64,20 @@ struct CompareCommand: ParsableCommand {
     /// A recording, or those of its configurations that have the words after the file's last colon.
     private static func read(_ argument: String) throws -> BootRecording {
         var path = argument
-        var words: [Substring] = []
+        var words = ConfigurationWords("")
         if access(argument, F_OK) != 0, let colon = argument.lastIndex(of: ":") {
             path = String(argument[..<colon])
-            words = argument[argument.index(after: colon)...].split { $0 == " " || $0 == "," }
+            words = ConfigurationWords(argument[argument.index(after: colon)...])
         }
         do {
             let image = try FileImage(path: path)
             var recording = try BootRecording(json: Array(image.bytes))
             if !words.isEmpty {
-                recording.configurations = recording.configurations.filter { configuration in
-                    let own = configuration.name.split(separator: " ")
-                    return words.allSatisfy { own.contains($0) }
-                }
-                recording.label += " \(words.joined(separator: " "))"
+                recording.configurations = recording.configurations.filter { words.match($0.name) }
+                recording.label += " \(words)"
             }
             guard !recording.configurations.isEmpty else {
-                throw Failure("\(path) has no configuration with \(words.joined(separator: " "))")
+                throw Failure("\(path) has no configuration with \(words)")
             }
             return recording
         } catch let error as BootRecordingError {

@@ -53,7 +53,10 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Where the serial port goes: stdio, none or file=PATH.")
     var serial = SerialOption.stdio
 
-    @Option(help: "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host or off.")
+    @Option(
+        help:
+            "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host, or off: a snapshot from before the start."
+    )
     var liveCpuid = LiveCPUIDMode.auto
 
     @Option(

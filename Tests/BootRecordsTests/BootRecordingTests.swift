@@ -1,3 +1,4 @@
+import SeededRandom
 import Testing
 
 @testable import BootRecords
@@ -43,7 +44,7 @@ struct BootRecordingTests {
         for length in stride(from: 0, to: json.count - 2, by: 7) {
             #expect(throws: BootRecordingError.self) { try BootRecording(json: Array(json.prefix(length))) }
         }
-        var generator = SeededGenerator(seed: 3)
+        var generator = SplitMix64(seed: 3)
         for _ in 0..<500 {
             var changed = json
             changed[generator.index(below: json.count)] = UInt8(truncatingIfNeeded: generator.next())

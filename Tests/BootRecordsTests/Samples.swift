@@ -1,3 +1,5 @@
+import SeededRandom
+
 @testable import BootRecords
 
 /// Made-up boots.
@@ -31,7 +33,7 @@ enum Samples {
 
     /// Boots like those of Linux on kvm-amd: some reasons always the same, some not, one a matter of the host's time.
     static func boots(_ count: Int, seed: UInt64, scaling: [String: Double] = [:]) -> [BootRun] {
-        var generator = SeededGenerator(seed: seed)
+        var generator = SplitMix64(seed: seed)
         func about(_ mean: Double, _ spread: Double) -> Double {
             // Four uniform ones: near enough to a bell, with values that repeat once rounded.
             let sum = (0..<4).reduce(0.0) { sum, _ in sum + Double.random(in: -1...1, using: &generator) }

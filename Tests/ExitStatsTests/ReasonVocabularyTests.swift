@@ -1,4 +1,5 @@
 import ExitStats
+import SeededRandom
 import Testing
 
 /// By number, since a failing test prints its argument, and a table would fill the screen.
@@ -51,7 +52,7 @@ struct ReasonVocabularyTests {
     @Test("lookup agrees with a plain search, for codes near the defined ones and anywhere", arguments: vocabularies)
     func randomCodes(_ id: TallyFeatures.Vocabulary) {
         let vocabulary = ReasonVocabulary.vocabulary(id)
-        var random = SplitMix64(state: 0x7461_6C6C_79)
+        var random = SplitMix64(seed: 0x7461_6C6C_79)
         var codes: [UInt32] = [0, .max]
         for reason in vocabulary.reasons {
             codes += [reason.code &- 1, reason.code &+ 1]
@@ -102,19 +103,5 @@ struct ReasonVocabularyTests {
         ] as [(TallyFeatures.Vocabulary, UInt32, String)])
     func newer(_ id: TallyFeatures.Vocabulary, _ code: UInt32, _ name: String) {
         #expect(ReasonVocabulary.vocabulary(id).name(code) == name)
-    }
-}
-
-/// A small generator with a seed, so that a failure can be run again (Steele, Lea, Flood: "Fast splittable
-/// pseudorandom number generators", 2014).
-private struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
     }
 }

@@ -2,6 +2,7 @@ import CLinuxKVM
 import ExitStats
 import Machine
 import Reports
+import TestSupport
 
 /// Known numbers of exits, counted by us, by KVM's statistics and, where they are to be had, by its tracepoints.
 struct ExactCounts {
@@ -92,27 +93,15 @@ struct ExactCounts {
     // mov $0xD0000000, %ebx; mov $writes, %ecx; 2: mov %eax, (%rbx); dec %ecx; jnz 2b
     // mov $reads, %esi; mov $0xCE, %ecx; 3: rdmsr; dec %esi; jnz 3b; hlt
     private var code: [UInt8] {
-        [0xB9] + bytes(outs) + [0x66, 0xBA, 0x00, 0x20, 0xEE, 0xFF, 0xC9, 0x75, 0xFB]
-            + [0xBB, 0x00, 0x00, 0x00, 0xD0, 0xB9] + bytes(writes) + [0x89, 0x03, 0xFF, 0xC9, 0x75, 0xFA]
-            + [0xBE] + bytes(reads) + [0xB9, 0xCE, 0x00, 0x00, 0x00, 0x0F, 0x32, 0xFF, 0xCE, 0x75, 0xFA, 0xF4]
+        [0xB9] + little(outs) + [0x66, 0xBA, 0x00, 0x20, 0xEE, 0xFF, 0xC9, 0x75, 0xFB]
+            + [0xBB, 0x00, 0x00, 0x00, 0xD0, 0xB9] + little(writes) + [0x89, 0x03, 0xFF, 0xC9, 0x75, 0xFA]
+            + [0xBE] + little(reads) + [0xB9, 0xCE, 0x00, 0x00, 0x00, 0x0F, 0x32, 0xFF, 0xCE, 0x75, 0xFA, 0xF4]
     }
 
-    /// The code as an ELF64 executable with one segment.
     private var elf: [UInt8] {
-        let code = code
-        let size = UInt64(code.count)
-        let identification: [UInt8] = [0x7F, 0x45, 0x4C, 0x46, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-        let header =
-            bytes(UInt16(2)) + bytes(UInt16(62)) + bytes(UInt32(1)) + bytes(Self.address) + bytes(UInt64(64))
-            + bytes(UInt64(0)) + bytes(UInt32(0)) + bytes(UInt16(64)) + bytes(UInt16(56)) + bytes(UInt16(1))
-            + bytes(UInt16(64)) + bytes(UInt32(0))
-        let segment =
-            bytes(UInt32(1)) + bytes(UInt32(7)) + bytes(UInt64(120)) + bytes(Self.address) + bytes(Self.address)
-            + bytes(size) + bytes(size) + bytes(UInt64(4096))
-        return identification + header + segment + code
-    }
-
-    private func bytes(_ value: some FixedWidthInteger) -> [UInt8] {
-        withUnsafeBytes(of: value.littleEndian) { Array($0) }
+        var builder = ELFBuilder()
+        builder.entry = Self.address
+        builder.segments = [.init(address: Self.address, bytes: code)]
+        return builder.bytes
     }
 }

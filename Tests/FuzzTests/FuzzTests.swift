@@ -1,5 +1,7 @@
+import CLinuxKVM
 import CTestSupport
 import Glibc
+import SeededRandom
 import Testing
 
 @testable import Machine
@@ -172,9 +174,85 @@ struct FuzzTests {
         }
     }
 
+    /// The I/O APIC of split chips: its redirection table by registers, lines that go up and down, ends of interrupts.
+    @Test func ioAPIC() {
+        Fuzzer(target: "I/O APIC", usual: 20_000).run { seed, random in
+            let sent = Sent()
+            let pins = 1 + random.below(32)
+            let ioAPIC = IOAPIC(
+                pins: pins, deliver: { _ in sent.messages += 1 }, setRoutes: { sent.routes = $0.count })
+            for _ in 0..<16 {
+                if random.once(in: 2) {
+                    // An entry of the redirection table, as often as not one that sends.
+                    _ = ioAPIC.put(UInt32(0x10 + random.below(2 * pins)), at: 0)
+                    let entry = UInt32(truncatingIfNeeded: random.next())
+                    _ = ioAPIC.put(random.once(in: 2) ? entry & ~0x1_0000 : entry, at: 0x10)
+                }
+                switch random.below(4) {
+                case 0: ioAPIC.set(pin: Int(truncatingIfNeeded: random.number()), level: random.once(in: 2))
+                case 1: ioAPIC.set(pin: random.below(pins), level: random.once(in: 2))
+                case 2: ioAPIC.endOfInterrupt(vector: UInt8(truncatingIfNeeded: random.number()))
+                default: access(ioAPIC, offsets: 0x1000, &random)
+                }
+            }
+            if sent.routes > pins {
+                Issue.record("VMTALLY_SEED=\(seed): \(sent.routes) routes for \(pins) pins")
+            }
+            return sent.messages > 0
+        }
+    }
+
+    private final class Sent: @unchecked Sendable {
+        var messages = 0
+        var routes = 0
+    }
+
+    /// The ports of a PC that have registers of their own: ACPI's fixed hardware, clock, ways to reset.
+    @Test func ports() {
+        let devices: [(any Device, Int)] = [
+            (ACPIPower(), ACPIPower.ports.count), (RealTimeClock(memory: 1 << 30), RealTimeClock.ports.count),
+            (KeyboardController(), 1), (SystemControlPort(), 1), (ResetControlPort(), 1), (ExitPort(), 1),
+            (BootMarkerPort(BootMarker()), 1),
+            (InterruptTestPorts(lines: (0..<24).map { _ in { _ in } }), InterruptTestPorts.ports.count),
+        ]
+        Fuzzer(target: "ports", usual: 20_000).run { seed, random in
+            var seen: UInt64 = 0
+            for _ in 0..<4 {
+                let (device, offsets) = random.pick(devices)
+                seen |= access(device, offsets: offsets, &random)
+            }
+            return seen != 0
+        }
+    }
+
+    /// The guest's page tables, which the VMM walks to find the frame of a #GP and the code before it.
+    @Test func pageTables() throws {
+        let memory = try GuestMemory(mebibytes: 1)
+        Fuzzer(target: "page tables", usual: 20_000).run { seed, random in
+            // Four levels that lead somewhere, but for a mistake now and then.
+            for level in 0..<4 as Range<UInt64> {
+                for _ in 0..<4 {
+                    let next = random.once(in: 8) ? random.number() : (level + 2) << 12
+                    memory.store(
+                        next | (random.once(in: 16) ? random.next() & 0xFFF : 7),
+                        at: (level + 1) << 12 + UInt64(random.below(512)) * 8)
+                    memory.store(next | 7, at: (level + 1) << 12)
+                }
+            }
+            var special = kvm_sregs()
+            special.cr0 = random.once(in: 16) ? random.number() : 0x8000_0011
+            special.cr3 = random.once(in: 16) ? random.number() : 0x1000
+            special.cr4 = random.once(in: 4) ? random.number() : 0x20
+            special.efer = random.once(in: 16) ? random.number() : 0x500
+            let linear = LinearMemory(memory: memory, special: special)
+            let address = random.once(in: 2) ? UInt64(random.below(4096)) : random.number()
+            return linear.walk(address).map { memory.slice($0.physical, count: 1) != nil } ?? false
+        }
+    }
+
     /// A read or a write of 1 to 8 bytes; what was read.
     @discardableResult
-    private func access(_ device: some Device, offsets: Int, _ random: inout SplitMix64) -> UInt64 {
+    private func access(_ device: any Device, offsets: Int, _ random: inout SplitMix64) -> UInt64 {
         let offset = UInt32(random.below(offsets))
         let size = 1 << random.below(4)
         var value = random.number()

@@ -1,4 +1,5 @@
 import Foundation
+import SeededRandom
 import Testing
 
 @testable import Machine
@@ -56,7 +57,7 @@ struct Fuzzer {
                     alarm(Self.patience)
                 }
                 CrashNote.set(seed)
-                var random = SplitMix64(state: seed)
+                var random = SplitMix64(seed: seed)
                 taken += try body(seed, &random) ? 1 : 0
             }
             alarm(0)

@@ -1,3 +1,5 @@
+import SeededRandom
+
 @testable import Machine
 
 /// One virtio device, driven by a driver that makes mistakes.
@@ -12,6 +14,7 @@ struct VirtioFuzz {
         static let available: UInt64 = 0x2000
         static let used: UInt64 = 0x3000
         static let buffers: UInt64 = 0x4000
+        static let indirect: UInt64 = 0x8000
         static let queueStride: UInt64 = 0x1_0000
     }
 
@@ -90,6 +93,9 @@ struct VirtioFuzz {
             memory.store(UInt32(truncatingIfNeeded: Self.mistaken(UInt64(random.below(14)), &random)), at: address)
             memory.store(Self.mistaken(UInt64(random.below(64)), &random), at: address + 8)
         }
+        if random.once(in: 3) {
+            makeIndirect(queue, &random)
+        }
         let ring = place(queue, Place.available)
         let index = memory.load(UInt16.self, at: ring + 2) ?? 0
         let more = UInt16(1 + random.below(3))
@@ -101,6 +107,31 @@ struct VirtioFuzz {
             }
         }
         memory.store(UInt16(truncatingIfNeeded: Self.mistaken(UInt64(index &+ more), &random)), at: ring + 2)
+        // used_event of every size; it lies on entries of a longer ring.
+        if random.once(in: 2) {
+            let event = index &+ UInt16(random.below(4)) &- 1
+            memory.store(
+                UInt16(truncatingIfNeeded: Self.mistaken(UInt64(event), &random)),
+                at: ring + 4 + 2 << UInt64(random.below(8)))
+        }
+    }
+
+    /// Moves the chains at 0 and 4 into tables of their own.
+    private func makeIndirect(_ queue: Int, _ random: inout SplitMix64) {
+        for head in [0, 4] as [UInt64] {
+            let from = place(queue, Place.table) + head * 16
+            let to = place(queue, Place.indirect) + head * 0x100
+            for index in 0..<4 as Range<UInt64> {
+                for half in [0, 8] as [UInt64] {
+                    memory.store(
+                        memory.load(UInt64.self, at: from + index * 16 + half) ?? 0, at: to + index * 16 + half)
+                }
+                memory.store(UInt16(truncatingIfNeeded: Self.mistaken(index + 1, &random)), at: to + index * 16 + 14)
+            }
+            memory.store(Self.mistaken(to, &random), at: from)
+            memory.store(UInt32(truncatingIfNeeded: Self.mistaken(64, &random)), at: from + 8)
+            memory.store(random.once(in: 24) ? UInt16(random.below(8)) : 4 as UInt16, at: from + 12)
+        }
     }
 
     /// A value, or one time in 24 another.

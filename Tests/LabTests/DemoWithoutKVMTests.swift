@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 /// `vmtally demo` where KVM cannot be used: in a mount namespace with a /dev of its own.
@@ -36,10 +37,8 @@ struct DemoWithoutKVMTests {
         "it says why /dev/kvm is forbidden and what to do",
         .enabled(if: access("/usr/bin/setpriv", X_OK) == 0, "no setpriv"))
     func forbidden() throws {
-        let folder = FileManager.default.temporaryDirectory.appending(path: "vmtally-\(UUID().uuidString)")
-        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: false)
-        defer { try? FileManager.default.removeItem(at: folder) }
-        let copy = folder.appending(path: "vmtally").path
+        let folder = try TemporaryFolder()
+        let copy = folder.path + "/vmtally"
         try FileManager.default.copyItem(atPath: Lab.path("build/vmtally"), toPath: copy)
         // Root may open any file, but for these two capabilities.
         let run = try demo(

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 /// Debian's kernel as a guest on real kvm-amd and kvm-intel: emulated hosts (docs/lab.md), the guest of `make guest`.
@@ -24,14 +25,13 @@ struct LinuxBootTests {
         var note = Data([4, 0, 0, 0, 8, 0, 0, 0, 18, 0, 0, 0]) + Data("Xen\0".utf8)
         guard let place = kernel.range(of: note) else { throw CocoaError(.fileReadCorruptFile) }
         note[8] = 0xFF
-        let other = URL(filePath: NSTemporaryDirectory() + "/vmlinux-\(UUID().uuidString)")
         var copy = kernel
         copy.replaceSubrange(place, with: note)
-        try copy.write(to: other)
-        defer { try? FileManager.default.removeItem(at: other) }
+        let folder = try TemporaryFolder()
+        let other = try folder.file("vmlinux-64", copy)
         let output = try Lab.boot(
             "svm", script: "boot.sh", [],
-            files: ["guest/vmlinux": Lab.path("build/guest/vmlinux"), "guest/vmlinux-64": other.path])
+            files: ["guest/vmlinux": Lab.path("build/guest/vmlinux"), "guest/vmlinux-64": other])
         var sections: [String: String] = [:]
         for section in ("\n" + output).components(separatedBy: "\n=== ").dropFirst() {
             sections[String(section.prefix { $0 != "\n" })] = section
@@ -182,20 +182,9 @@ struct LinuxBootTests {
     }
 }
 
-/// A folder for programs that tests compile.
-private struct TemporaryFolder: ~Copyable {
-    private let path = NSTemporaryDirectory() + "vmtally-\(UUID().uuidString)"
-
-    init() throws {
-        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
-    }
-
-    deinit {
-        try? FileManager.default.removeItem(atPath: path)
-    }
-
+extension TemporaryFolder {
     /// Compiles a program of Scripts; its path.
-    func compile(_ source: String, _ options: String) throws -> String {
+    fileprivate func compile(_ source: String, _ options: String) throws -> String {
         let program = path + "/" + source.split(separator: ".")[0]
         let compiler = try Lab.run(
             "/usr/bin/env",

@@ -1,3 +1,4 @@
+import SeededRandom
 import Synchronization
 import Testing
 
@@ -142,7 +143,7 @@ struct DeviceTests {
 
     @Test("any sequence of register accesses is survived")
     func fuzz() {
-        var random = SplitMix64(state: 2)
+        var random = SplitMix64(seed: 2)
         let devices: [any Device] = [
             UART16550(output: SerialOutput(.none), interrupt: { _ in }), RealTimeClock(memory: 1 << 30),
             KeyboardController(), ACPIPower(), SystemControlPort(), ResetControlPort(),

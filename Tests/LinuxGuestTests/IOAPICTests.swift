@@ -1,4 +1,5 @@
 import KVM
+import SeededRandom
 import Synchronization
 import Testing
 
@@ -122,7 +123,7 @@ struct IOAPICTests {
 
     @Test("registers written in any order are survived")
     func fuzz() {
-        var random = SplitMix64(state: 6)
+        var random = SplitMix64(seed: 6)
         let bus = Bus()
         let chip = bus.chip()
         for _ in 0..<20_000 {

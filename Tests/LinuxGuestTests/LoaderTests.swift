@@ -1,3 +1,4 @@
+import SeededRandom
 import Testing
 
 @testable import Machine
@@ -82,7 +83,7 @@ struct LoaderTests {
 
     @Test("whatever bytes a bzImage has, loading ends and stays inside RAM")
     func fuzz() throws {
-        var random = SplitMix64(state: 1)
+        var random = SplitMix64(seed: 1)
         let memory = try GuestMemory(mebibytes: 32)
         let limit = ContinuousClock.now + .seconds(2)
         var accepted = 0

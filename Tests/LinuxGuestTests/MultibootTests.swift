@@ -1,3 +1,4 @@
+import SeededRandom
 import Testing
 
 @testable import Machine
@@ -47,7 +48,7 @@ struct MultibootTests {
 
     @Test("whatever bytes an image has, loading ends")
     func fuzz() throws {
-        var random = SplitMix64(state: 5)
+        var random = SplitMix64(seed: 5)
         let memory = try GuestMemory(mebibytes: 4)
         let limit = ContinuousClock.now + .seconds(2)
         for _ in 0..<50_000 where ContinuousClock.now < limit {

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Machine
@@ -41,7 +42,8 @@ struct BenchCommandTests {
 
     @Test(arguments: [
         ("--only pio-out,no-such", Int32(64), "There is no kind 'no-such'"), ("--seconds 0", 64, "--seconds"),
-        ("--cpus 0", 64, "--cpus"), ("--only pio-out --from x", 64, "leave out --only"),
+        ("--cpus 0", 64, "--cpus"), ("--irqchip split", 64, "--irqchip takes none or kernel"),
+        ("--only pio-out --from x", 64, "leave out --only"),
         ("--only pio-out --baseline /nonexistent", 1, "/nonexistent: "),
         ("--from /proc/cpuinfo", 1, "/proc/cpuinfo: "), ("--only pio-out --html /nonexistent/x", 1, "/nonexistent/x: "),
     ])

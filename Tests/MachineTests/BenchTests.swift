@@ -61,6 +61,20 @@ struct BenchTests {
         }
     }
 
+    @Test("with interrupt controllers: another VM, the same counts", .timeLimit(.minutes(1)))
+    func interruptControllers() throws {
+        let names = ["cpuid", "rdmsr", "pio-in", "mmio-write", "cr8-read", "rdmsr-userspace"]
+        let kinds = try names.map { try Self.kind($0).withInterruptControllers }
+        #expect(kinds.map(\.vm) == ["controllers", "controllers", "controllers", "controllers", "xapic", "filter"])
+        for row in try Self.run(kinds).rows {
+            guard case .measured(let measurement) = row.outcome else {
+                Issue.record("\(row.kind.name): \(row.outcome)")
+                continue
+            }
+            #expect(measurement.isExact, "\(row.kind.name): \(measurement.userspace)")
+        }
+    }
+
     @Test("an interrupt between vCPUs costs no userspace exit", .timeLimit(.minutes(1)))
     func interrupts() throws {
         let result = try Self.run(["self-ipi-xapic", "ipi-ack-x2apic", "hlt-timer"].map(Self.kind))

@@ -1,5 +1,6 @@
 import Foundation
 import KVM
+import TestSupport
 import Testing
 
 @testable import Machine

@@ -35,14 +35,19 @@ import Testing
         #expect(try #require(HardwareExits(counters, .kernel(.vmx))).reasons.first?.code == 0x7B)
     }
 
-    /// `auto` takes the kernel's answers before it tries breakpoints; `off` does not.
-    @Test(arguments: [(.auto, "host"), (.host, "host"), (.off, "snapshot")] as [(LiveCPUIDMode, String)])
-    func theKernelComesFirst(mode: LiveCPUIDMode, name: String) throws {
-        let plan = try LiveCPUIDPlan(mode, sites: [0x1000], cpus: 1, host: .kernel(.vmx)) {
+    /// `auto` takes the kernel's answers before it tries breakpoints; `off` takes none, and says what is in the table.
+    @Test(
+        arguments: [
+            (.auto, .kernel(.vmx), "host", .asListed), (.host, .kernel(.svm), "host", .asListed),
+            (.auto, .userspace, "host-exit", .snapshot), (.off, .kernel(.vmx), "none", .none),
+            (.off, .userspace, "snapshot", .snapshot), (.off, .none, "snapshot", .snapshot),
+        ] as [(LiveCPUIDMode, HostAnswers, String, TallyLeaves)])
+    func theKernelComesFirst(mode: LiveCPUIDMode, host: HostAnswers, name: String, leaves: TallyLeaves) throws {
+        let plan = try LiveCPUIDPlan(mode, sites: [0x1000], cpus: 1, host: host) {
             Issue.record("breakpoints were tried")
             return BreakpointSupport()
         }
-        #expect(plan.name == name)
+        #expect(plan.name == name && plan.leaves == leaves)
     }
 
     @Test func aStockKernelIsNoHost() {

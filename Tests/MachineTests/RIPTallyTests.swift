@@ -1,5 +1,6 @@
 import ExitStats
 import KVM
+import TestSupport
 import Testing
 
 @testable import Machine

@@ -1,5 +1,6 @@
 import Glibc
 import KVM
+import TestSupport
 import Testing
 
 @testable import Machine
@@ -129,6 +130,37 @@ struct SoakTests {
             })
         let text = String(decoding: result.standardOutputContent, as: UTF8.self)
         #expect(!text.contains("before:"), "\(text)")
+    }
+
+    /// Building fails for want of a descriptor, at each place in turn.
+    @Test(.timeLimit(.minutes(1))) func whatCannotBeBuiltLeavesNothingBehind() async {
+        await #expect(processExitsWith: .success) {
+            let image = SoakTests.multiboot
+            func build() throws {
+                var configuration = MachineConfiguration()
+                configuration.cpus = 2
+                configuration.liveCPUID = .off
+                configuration.devices.console = .virtio
+                configuration.devices.entropy = true
+                try image.withUnsafeBytes { _ = try Machine(configuration, .multiboot($0, commandLine: "")) }
+            }
+            try build()
+            let before = Footprint().descriptors
+            var limit = rlimit()
+            getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+            let usual = limit
+            var failures = 0
+            for descriptors in 0..<64 {
+                limit.rlim_cur = rlim_t(descriptors)
+                setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+                failures += (try? build()) == nil ? 1 : 0
+            }
+            var again = usual
+            setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &again)
+            // 20 descriptors at least, so as many places; and in the end it works.
+            let after = Footprint().descriptors
+            exit(failures > 20 && failures < 64 && after <= before ? 0 : 1)
+        }
     }
 
     /// A thread inherits its creator's blocked signals; a spinning guest must end all the same.

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 /// `vmtally run` on a terminal, which script(1) makes for it.

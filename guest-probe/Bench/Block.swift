@@ -19,6 +19,11 @@ struct Block {
         case .cpuid:
             var result = guest_registers()
             measure { _ in guest_cpuid_inline(UInt32(first), UInt32(second), &result) }
+        case .cpuidHighest:
+            var result = guest_registers()
+            guest_cpuid_inline(0, 0, &result)
+            let highest = result.eax
+            measure { _ in guest_cpuid_inline(highest, 0, &result) }
         case .cpuidSite:
             var result = guest_registers()
             measure { _ in guest_cpuid(UInt32(first), UInt32(second), &result) }

@@ -6,7 +6,9 @@ enum BenchOperation: UInt32 {
     case empty
     /// CPUID, leaf `first`, subleaf `second`, by an instruction that the VMM is not told of.
     case cpuid
-    /// The same by the instruction that `.vmtally.sites` lists.
+    /// The same of the leaf that leaf 0 names as the highest.
+    case cpuidHighest
+    /// ``cpuid`` by the instruction that `.vmtally.sites` lists.
     case cpuidSite
     /// The same by a visit to ring 3.
     case cpuidUser

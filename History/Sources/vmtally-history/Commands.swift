@@ -86,7 +86,9 @@ struct Trend: ParsableCommand {
 
     @OptionGroup var store: Store
 
-    @Option(help: ArgumentHelp("Only configurations with this in their name.", valueName: "text"))
+    @Option(
+        help: ArgumentHelp(
+            "Only configurations with all these words, such as console=virtio,cpus=1.", valueName: "words"))
     var only: String?
 
     @Option(help: "The last so many recordings.")

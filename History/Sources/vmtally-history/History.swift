@@ -102,19 +102,20 @@ struct History {
         }
     }
 
-    /// Of the configurations whose name has this text in it, or of all; the last so many entries.
-    func trend(of text: String?, last count: Int) throws -> [Point] {
-        try database.read { database in
+    /// Of the configurations whose name has these words (``ConfigurationWords``), or of all; the last so many entries.
+    func trend(of words: String?, last count: Int) throws -> [Point] {
+        let points = try database.read { database in
             try Point.fetchAll(
                 database,
                 sql: """
                     SELECT recording.id, label, revision, recorded, name AS configuration, runs, hardware, guest, userspace
                     FROM configuration JOIN recording ON recording.id = configuration.recording
-                    WHERE instr(name, ?) > 0
-                        AND recording.id IN (SELECT id FROM recording ORDER BY id DESC LIMIT ?)
+                    WHERE recording.id IN (SELECT id FROM recording ORDER BY id DESC LIMIT ?)
                     ORDER BY name, recording.id
-                    """, arguments: [text ?? "", count])
+                    """, arguments: [count])
         }
+        let chosen = ConfigurationWords(words ?? "")
+        return points.filter { chosen.match($0.configuration) }
     }
 
     /// The recording of a number, or the newest: what was recorded, number and all.

@@ -51,7 +51,7 @@ struct HistoryTests {
             let points = try history.trend(of: nil, last: 2)
             #expect(points.map(\.userspace) == [112, 92])
             #expect(points.map(\.hardware) == [nil, nil])
-            #expect(try history.trend(of: "virtio", last: 5).isEmpty)
+            #expect(try history.trend(of: "cpus=1,console=virtio", last: 5).isEmpty)
             #expect(try history.trend(of: "cpus=1", last: 5).count == 3)
         }
     }

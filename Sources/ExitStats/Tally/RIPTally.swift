@@ -91,11 +91,7 @@ extension RIPTally {
         private static let size = (slotCount + 1) * MemoryLayout<Slot>.stride
 
         init() throws(TallyMemoryError) {
-            let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-            guard let base = mmap(nil, Self.size, PROT_READ | PROT_WRITE, flags, -1, 0), base != MAP_FAILED else {
-                throw TallyMemoryError(bytes: Self.size, errno: errno)
-            }
-            slots = base.assumingMemoryBound(to: Slot.self)
+            slots = try reserve(Self.size).assumingMemoryBound(to: Slot.self)
         }
 
         func unmap() {

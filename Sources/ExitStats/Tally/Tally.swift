@@ -81,6 +81,17 @@ public struct TallyMemoryError: Error, Equatable, CustomStringConvertible {
     }
 }
 
+/// Address space for counters, all zero and touched a page at a time; also where transparent huge pages are on for all
+/// memory, as Debian has them: there each vCPU's counters would take 2 MiB.
+func reserve(_ size: Int) throws(TallyMemoryError) -> UnsafeMutableRawPointer {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+    guard let base = mmap(nil, size, PROT_READ | PROT_WRITE, flags, -1, 0), base != MAP_FAILED else {
+        throw TallyMemoryError(bytes: size, errno: errno)
+    }
+    madvise(base, size, MADV_NOHUGEPAGE)
+    return base
+}
+
 /// The writing end of a ``Tally``: what the exit loop calls, twice an exit.
 public struct TallyWriter {
     @usableFromInline let memory: Tally.Memory
@@ -211,11 +222,7 @@ extension Tally {
 
         init() throws(TallyMemoryError) {
             precondition(Self.codesOffset + claimedSlots * MemoryLayout<Atomic<UInt32>>.stride <= Self.bucketsOffset)
-            let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-            guard let base = mmap(nil, Self.size, PROT_READ | PROT_WRITE, flags, -1, 0), base != MAP_FAILED else {
-                throw TallyMemoryError(bytes: Self.size, errno: errno)
-            }
-            self.base = base
+            base = try reserve(Self.size)
         }
 
         func unmap() {

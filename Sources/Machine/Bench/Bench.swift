@@ -1,6 +1,7 @@
 import CLinuxKVM
 import Glibc
 import KVM
+import SeededRandom
 
 /// What to measure and how long.
 public struct BenchOptions: Sendable {
@@ -84,7 +85,7 @@ public final class Bench {
         }
         let latest = UInt64((options.seconds * 1.5 + 5) * 1e9)
         var order = plans.indices.flatMap { index in Array(repeating: index, count: plans[index].blocks) }
-        var generator = SplitMix64(state: options.seed)
+        var generator = SplitMix64(seed: options.seed)
         order.shuffle(using: &generator)
         for (done, index) in order.enumerated() {
             report(.measuring(done, order.count))
@@ -255,18 +256,5 @@ extension GuestMemory {
         guard let room = slice(address, count: count) else { return }
         madvise(room.baseAddress, count, MADV_DONTNEED)
         madvise(room.baseAddress, count, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE)
-    }
-}
-
-/// A small generator of known quality, so that a seed gives the same order everywhere (Steele, Lea, Flood 2014).
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
-        return z ^ z >> 31
     }
 }

@@ -16,6 +16,9 @@ extension BenchKind {
             "cpuid", .instructions, "CPUID of leaf 0, answered by KVM", .cpuid,
             hardware: HardwareReason(vmx: 10, svm: 0x72)),
         BenchKind(
+            "cpuid-highest", .instructions, "CPUID of the highest basic leaf: KVM walks its table to the end of those",
+            .cpuidHighest, hardware: HardwareReason(vmx: 10, svm: 0x72)),
+        BenchKind(
             "hypercall", .instructions, "VMCALL or VMMCALL of a number that KVM does not know", .hypercall, 0,
             hardware: HardwareReason(vmx: 18, svm: 0x81)),
         BenchKind(
@@ -56,10 +59,10 @@ extension BenchKind {
             hardware: HardwareReason(vmx: 32, svm: 0x7C)),
         BenchKind(
             "rdmsr-userspace", .msrs, "RDMSR of MISC_FEATURES_ENABLES, sent to the VMM by a filter", .readMSR, 0x140,
-            userspace: [KVM_EXIT_X86_RDMSR: 1], needs: [.capability(.x86UserSpaceMSR)]),
+            in: .filter, userspace: [KVM_EXIT_X86_RDMSR: 1], needs: [.capability(.x86UserSpaceMSR)]),
         BenchKind(
             "wrmsr-userspace", .msrs, "WRMSR of the same (the VMM's answer includes a KVM_SET_MSRS)", .writeMSR, 0x140,
-            userspace: [KVM_EXIT_X86_WRMSR: 1], needs: [.capability(.x86UserSpaceMSR)]),
+            in: .filter, userspace: [KVM_EXIT_X86_WRMSR: 1], needs: [.capability(.x86UserSpaceMSR)]),
     ]
 
     /// The ring has room for 169 writes. Kernels before Linux 6.12 find it full after 85 when it wraps round

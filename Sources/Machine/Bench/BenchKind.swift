@@ -12,7 +12,7 @@ public struct BenchKind: Sendable {
     public let group: Group
     /// One line for people.
     public let summary: String
-    let environment: BenchEnvironment
+    private(set) var environment: BenchEnvironment
     /// The VM that it is measured in; those of the same name share one.
     public var vm: String { environment.name }
     let operation: BenchOperation
@@ -45,6 +45,15 @@ public struct BenchKind: Sendable {
         self.needs = needs
         self.fresh = fresh
         self.limit = limit
+    }
+
+    /// The same in a VM with interrupt controllers in the kernel, as every PC guest has them: KVM looks after them around
+    /// each entry. Those that need another VM stay in it.
+    public var withInterruptControllers: BenchKind {
+        guard environment == .plain else { return self }
+        var kind = self
+        kind.environment = .controllers
+        return kind
     }
 
     /// A number, or a time.
@@ -123,10 +132,14 @@ struct BenchEnvironment: Hashable, Sendable {
     var apic: UInt32 = 0
     /// How long KVM polls before it lets a halted vCPU sleep, ns; nil: its default.
     var haltPoll: UInt64?
+    /// With a filter that sends an MSR to userspace: KVM looks at it at every MSR's exit.
+    var filtersMSRs = false
     /// vCPUs that it would like to have.
     var cpus = 1
 
     static let plain = BenchEnvironment(name: "plain")
+    static let controllers = BenchEnvironment(name: "controllers", apic: 1, haltPoll: 0)
+    static let filter = BenchEnvironment(name: "filter", filtersMSRs: true)
     static let x2APIC = BenchEnvironment(name: "x2apic", apic: 2, haltPoll: 0, cpus: 2)
     static let xAPIC = BenchEnvironment(name: "xapic", apic: 1, haltPoll: 0, cpus: 2)
     static let polling = BenchEnvironment(name: "polling", apic: 2, haltPoll: 200_000, cpus: 2)

@@ -26,7 +26,7 @@ final class BenchMachine {
         configuration.irqchip = environment.apic != 0 ? .kernel : .none
         configuration.serial = .capture
         configuration.bench = host
-        if environment == .plain {
+        if environment.filtersMSRs {
             configuration.userspaceMSRs = [FaultingMSRs.miscFeaturesEnables...FaultingMSRs.miscFeaturesEnables]
         }
         let machine = try Machine(configuration, elf: elf, support: support)

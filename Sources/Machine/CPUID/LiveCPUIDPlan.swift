@@ -8,7 +8,7 @@ public enum LiveCPUIDMode: String, CaseIterable, Sendable {
     case sites
     /// The host kernel answers.
     case host
-    /// The snapshot in the CPUID table alone.
+    /// The snapshot in the CPUID table alone; on a host kernel that would take it for the wish to answer, nothing.
     case off
 }
 
@@ -26,20 +26,23 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     let plants: Bool
     /// RFLAGS.RF suppresses a breakpoint once; otherwise the VMM steps over it.
     let resumeFlagWorks: Bool
+    /// What a vCPU's table has, under all that is live.
+    let leaves: TallyLeaves
     /// Why not all that was asked for is there; nil when it is.
     public let shortfall: String?
 
     /// DR0 is for the #GP handler.
     static let siteLimit = 3
 
-    static let snapshot = LiveCPUIDPlan(
-        host: .none, fault: false, sites: [], searches: [], plants: false, resumeFlagWorks: false, shortfall: nil)
+    /// Nothing but the table, or what the host kernel answers.
+    private init(_ host: HostAnswers, leaves: TallyLeaves) {
+        self.host = host
+        self.leaves = leaves
+        (fault, sites, searches, plants, resumeFlagWorks, shortfall) = (false, [], [], false, false, nil)
+    }
 
     /// Whether any reading is live.
     public var isLive: Bool { host != .none || usesBreakpoints }
-
-    /// The leaves stay in the CPUID table as the kernel lists them.
-    var kernelAnswers: Bool { host.kernelCounts }
 
     var usesBreakpoints: Bool { fault || usesSites }
 
@@ -51,7 +54,8 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     /// Whether the guest's writes of MSR 0x140 matter: its #GP handler is there then.
     var watchesFaulting: Bool { usesHandler || !searches.isEmpty }
 
-    /// What `leaf.mode` in JSON says: `host`, `host-exit`, `fault`, `sites`, `fault+sites` or `snapshot`.
+    /// What `leaf.mode` in JSON says: `host`, `host-exit`, `fault`, `sites`, `fault+sites`, `snapshot`, or `none`: the
+    /// leaves are not there.
     public var name: String {
         switch host {
         case .kernel: return "host"
@@ -62,7 +66,7 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
         case (true, false): "fault"
         case (true, true): "fault+sites"
         case (false, true): "sites"
-        case (false, false): "snapshot"
+        case (false, false): leaves == .none ? "none" : "snapshot"
         }
     }
 }
@@ -86,8 +90,9 @@ extension LiveCPUIDPlan {
         _ mode: LiveCPUIDMode, sites: [UInt64], searches: [CPUIDSite] = [], cpus: Int, host: HostAnswers,
         support: () throws(MachineError) -> BreakpointSupport
     ) throws(MachineError) {
+        let floor = host.kernelCounts ? TallyLeaves.none : .snapshot
         guard mode != .off else {
-            self = .snapshot
+            self = LiveCPUIDPlan(.none, leaves: floor)
             return
         }
         guard mode.asksForBreakpoints(host) else {
@@ -96,9 +101,7 @@ extension LiveCPUIDPlan {
                     "--live-cpuid host: this kernel does not answer the tally leaves: "
                         + "it takes the patch in kernel-patch/")
             }
-            self = LiveCPUIDPlan(
-                host: host, fault: false, sites: [], searches: [], plants: false, resumeFlagWorks: false,
-                shortfall: nil)
+            self = LiveCPUIDPlan(host, leaves: host.kernelCounts ? .asListed : .snapshot)
             return
         }
         let support = try support()
@@ -110,6 +113,7 @@ extension LiveCPUIDPlan {
         default: break
         }
         self.host = .none
+        leaves = floor
         fault = wantsFault && support.faulting
         self.sites = wantsSites && support.hardware ? Array(sites.prefix(Self.siteLimit)) : []
         self.searches =

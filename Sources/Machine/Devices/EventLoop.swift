@@ -5,10 +5,13 @@ import Synchronization
 /// One thread that waits for descriptors on behalf of all devices.
 ///
 /// A descriptor is reported once and then rests until ``rearm(_:)``, so that a device without room can let bytes wait.
+/// The loop keeps its handlers, and they the devices; none of them may keep the loop.
 final class EventLoop: Sendable {
+    typealias Handler = @Sendable (EventLoop) -> Void
+
     private let epoll: Int32
     private let stopping: Int32
-    private let handlers = Mutex<[Int32: @Sendable () -> Void]>([:])
+    private let handlers = Mutex<[Int32: Handler]>([:])
 
     init() throws(MachineError) {
         epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
@@ -29,7 +32,7 @@ final class EventLoop: Sendable {
 
     /// Calls `handler` when the descriptor becomes readable. False for what cannot be waited for: a regular file.
     @discardableResult
-    func add(_ descriptor: Int32, _ handler: @escaping @Sendable () -> Void) -> Bool {
+    func add(_ descriptor: Int32, _ handler: @escaping Handler) -> Bool {
         handlers.withLock { $0[descriptor] = handler }
         return control(EPOLL_CTL_ADD, descriptor, EPOLLIN.rawValue | EPOLLONESHOT.rawValue)
     }
@@ -46,18 +49,12 @@ final class EventLoop: Sendable {
             guard epoll_wait(epoll, &event, 1, -1) == 1 else { continue }
             guard event.data.fd != stopping else { return }
             let handler = handlers.withLock { $0[event.data.fd] }
-            handler?()
+            handler?(self)
         }
     }
 
     func stop() {
         eventfd_write(stopping, 1)
-    }
-
-    /// Lets go of the handlers. They hold devices, which hold this: nothing of it would ever be freed.
-    func forget() {
-        var forgotten: [Int32: @Sendable () -> Void] = [:]
-        handlers.withLock { swap(&$0, &forgotten) }
     }
 
     @discardableResult

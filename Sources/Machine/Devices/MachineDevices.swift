@@ -132,8 +132,8 @@ struct MachineDevices {
         }
         var backends: [any VirtioBackend] = []
         let loop = try EventLoop()
-        let drained: @Sendable () -> Void = { [input = configuration.input] in
-            if let input { loop.rearm(input) }
+        let drained: @Sendable () -> Void = { [input = configuration.input, weak loop] in
+            if let input { loop?.rearm(input) }
         }
         var room: @Sendable () -> Int = { 0 }
         var deliver: @Sendable (ArraySlice<UInt8>) -> Void = { _ in }
@@ -159,7 +159,8 @@ struct MachineDevices {
         }
         for (index, tap) in configuration.taps.enumerated() {
             backends.append(
-                VirtioNetwork(descriptor: try VirtioNetwork.openTap(tap), index: index) { loop.rearm($0) })
+                VirtioNetwork(descriptor: try VirtioNetwork.openTap(tap), index: index) { [weak loop] in loop?.rearm($0)
+                })
         }
         var transports: [VirtioMMIO] = []
         for (index, backend) in backends.enumerated() {
@@ -174,7 +175,7 @@ struct MachineDevices {
         }
         for transport in transports {
             guard let network = transport.backend as? VirtioNetwork else { continue }
-            loop.add(network.descriptor) { transport.notify(VirtioNetwork.receiveQueue) }
+            loop.add(network.descriptor) { _ in transport.notify(VirtioNetwork.receiveQueue) }
         }
         platform =
             if let ioAPIC {
@@ -186,7 +187,7 @@ struct MachineDevices {
         if let descriptor = configuration.input {
             let input = ConsoleInput(descriptor, room: room, deliver: deliver) { control.finish(.quit) }
             self.input = input
-            loop.add(descriptor) {
+            loop.add(descriptor) { loop in
                 if input.take() { loop.rearm(descriptor) }
             }
         } else {
@@ -225,7 +226,7 @@ struct MachineDevices {
             } catch {
                 throw .kvm(error)
             }
-            loop.add(event.rawValue) {
+            loop.add(event.rawValue) { loop in
                 event.clear()
                 loop.rearm(event.rawValue)
                 transport.notify(queue)

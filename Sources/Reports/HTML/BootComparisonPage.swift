@@ -53,7 +53,7 @@ public struct BootComparisonPage: Sendable {
             body += "<ul class=\"muted\">\(remarks)</ul>\n"
         }
         body += table(pair, labels)
-        body += "<div class=\"grid\">\n\(differences(pair, .hardware, "VM exits"))"
+        body += "<div class=\"pair\">\n\(differences(pair, .hardware, "VM exits"))"
         body += "\(differences(pair, .userspace, "Userspace exits"))</div>\n"
         body += stacks(pair, labels, "VM exits", \.hardware)
         body += stacks(pair, labels, "Userspace exits", \.userspace)
@@ -65,9 +65,9 @@ public struct BootComparisonPage: Sendable {
     private func table(_ pair: BootComparison.Pair, _ labels: (String, String)) -> Markup {
         let rows = pair.rows.filter { $0.isSignificant || $0.group == .total || $0.group == .time }
         return .table(
-            ["median", labels.0, labels.1, "difference", "95 % interval", ""],
+            ["median", labels.0, labels.1, "difference", "95 % interval", "relative"],
             rows.map { row in
-                let name: Markup = row.isSignificant ? "<strong>\(row.name)</strong>" : "\(row.name)"
+                let name: Markup = row.isSignificant ? "<strong>\(row.name.breakable)</strong>" : row.name.breakable
                 let interval =
                     "\(BootComparisonReport.signed(row.interval.lowerBound)) to \(BootComparisonReport.signed(row.interval.upperBound))"
                 let cells: [Markup] = [
@@ -90,13 +90,16 @@ public struct BootComparisonPage: Sendable {
                 : ""
         }
         let names = rows.map(\.name.withoutPrefix)
-        let width = 460.0
-        let left = Double(names.map(\.count).max() ?? 0) * 6.2 + 8
+        let width = 360.0
+        let left = Double(names.map(\.count).max() ?? 0) * 7.2 + 8
+        let room = 38.0  // beside a bar, for its number
         let line = 20.0
         let bottom = 8 + Double(rows.count) * line
         let lowest = min(0, rows.map { min($0.interval.lowerBound, $0.difference) }.min() ?? 0)
         let highest = max(0, rows.map { max($0.interval.upperBound, $0.difference) }.max() ?? 0)
-        let scale = Scale(lowest...max(highest, lowest + 1), from: left + 6, to: width - 10)
+        let scale = Scale(
+            lowest...max(highest, lowest + 1), from: left + (lowest < 0 ? room : 6),
+            to: width - (highest > 0 ? room : 10))
         var drawing = Drawing.horizontalAxis(scale, bottom: bottom, top: 4, ticks: 4) {
             ($0 > 0 ? "+" : "") + Drawing.short($0)
         }
@@ -104,12 +107,17 @@ public struct BootComparisonPage: Sendable {
         for (index, row) in rows.enumerated() {
             let y = 8 + Double(index) * line
             let end = scale(row.difference)
+            let isLess = row.difference < 0
+            let beside = scale(isLess ? row.interval.lowerBound : row.interval.upperBound)
+            let number: Markup =
+                "<text x=\"\(isLess ? min(end, beside) - 4 : max(end, beside) + 4)\" y=\"\(y + 12)\" text-anchor=\"\(isLess ? "end" : "start")\">"
+                + "\(row.difference > 0 ? "+" : "")\(Drawing.short(row.difference))</text>"
             let series = row.isSignificant ? (row.difference > 0 ? 1 : 2) : 7
             let interval =
                 "\(BootComparisonReport.signed(row.interval.lowerBound)) to \(BootComparisonReport.signed(row.interval.upperBound))"
             drawing += """
                 <g><title>\(row.name): \(BootComparisonReport.signed(row.difference)), \(interval)</title>\
-                <text x="\(left)" y="\(y + 12)" text-anchor="end">\(names[index])</text>\
+                <text x="\(left)" y="\(y + 12)" text-anchor="end">\(names[index])</text>\(number)\
                 <rect x="\(min(zero, end))" y="\(y + 4)" width="\(abs(end - zero))" height="9" class="s\(series) fill"/>\
                 <path class="s\(series) line" d="M\(scale(row.interval.lowerBound)) \(y + 8.5)H\
                 \(scale(row.interval.upperBound))M\(scale(row.interval.lowerBound)) \(y + 5)v7M\
@@ -157,7 +165,7 @@ public struct BootComparisonPage: Sendable {
         }
         return """
             <h3>\(title) over the boot</h3>
-            \(Page.legend(legend))<div class="grid">
+            \(Page.legend(legend))<div class="pair">
             \(figures)</div>
 
             """
@@ -196,7 +204,7 @@ public struct BootComparisonPage: Sendable {
     }
 
     private func stack(_ label: String, _ layers: Layers, _ title: String, highest: Double, longest: Double) -> Markup {
-        let (width, height, left) = (460.0, 200.0, 36.0)
+        let (width, height, left) = (360.0, 170.0, 32.0)
         let x = Scale(0...max(longest, 1e-9), from: left, to: width - 8)
         let y = Scale(0...max(highest, 1e-9), from: height - 20, to: 8)
         var drawing = Drawing.verticalAxis(y, left: left, right: width - 8, ticks: 4)
@@ -311,6 +319,15 @@ public struct BootComparisonPage: Sendable {
 }
 
 extension String {
+    /// A name that a narrow column may break after its underscores.
+    fileprivate var breakable: Markup {
+        var name: Markup = ""
+        for (index, part) in split(separator: "_", omittingEmptySubsequences: false).enumerated() {
+            name += index == 0 ? "\(part)" : "_<wbr/>\(part)"
+        }
+        return name
+    }
+
     /// Without what all reasons of a vocabulary begin with.
     fileprivate var withoutPrefix: String {
         for prefix in ["KVM_EXIT_", "SVM_EXIT_", "EXIT_REASON_"] where hasPrefix(prefix) {

@@ -41,8 +41,8 @@ public struct Page: Sendable {
     }
 
     /// Classes for what is in a body: `scroll` (a box that scrolls sideways), `muted`, `wrong`, `good`; `grid` (cards
-    /// side by side where there is room) with `figure`s in it; in drawings `axis`, `tick`, `gridline`, and for data
-    /// `s0` to `s7`, filled with `fill` or drawn with `line`.
+    /// side by side where there is room) and `pair` (two larger ones) with `figure`s in them; in drawings `axis`, `tick`,
+    /// `gridline`, and for data `s0` to `s7`, filled with `fill` or drawn with `line`.
     private static let style: Markup = """
         :root { color-scheme: light dark;
           --paper: #fcfcfb; --card: #ffffff; --ink: #1b1c1e; --muted: #62666d; --rule: #dcdee2; --soft: #eceef1;
@@ -72,14 +72,17 @@ public struct Page: Sendable {
         .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; margin: .5rem 0; }
         table { border-collapse: collapse; font-size: .8125rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
         th, td { text-align: right; padding: .2rem .5rem; border-bottom: 1px solid var(--rule); }
-        th { font-weight: 600; color: var(--muted); border-bottom-width: 2px; }
+        th { font-weight: 600; color: var(--muted); border-bottom-width: 2px; white-space: normal; vertical-align: bottom; }
         th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
           background: var(--paper); }
+        @media (max-width: 40rem) { td:first-child { white-space: normal; overflow-wrap: break-word; min-width: 8.5rem; } }
         tbody tr:hover { background: var(--soft); }
         dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: .5rem 0; }
         dt { color: var(--muted); }
         dd { margin: 0; overflow-wrap: anywhere; }
         .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
+        .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 32rem)); gap: 1rem;
+          margin: 1rem 0; }
         figure { margin: 0; padding: .75rem; background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
           min-width: 0; }
         figcaption { font-size: .875rem; color: var(--muted); margin: .1rem 0 .4rem; }

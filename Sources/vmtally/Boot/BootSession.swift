@@ -2,6 +2,7 @@ import BootRecords
 import Glibc
 import HostView
 import Machine
+import SeededRandom
 import Synchronization
 
 /// All boots of one recording, in an order drawn by lot.
@@ -36,7 +37,7 @@ final class BootSession: Sendable {
         self.backend = backend
         self.symbols = symbols
         self.quiet = quiet
-        var generator = SeededGenerator(seed: seed)
+        var generator = SplitMix64(seed: seed)
         let order = (0..<runs).flatMap { _ in setups.indices.shuffled(using: &generator) }
         state = Mutex(
             State(waiting: order.reversed(), configurations: [], outcomes: setups.map { _ in [] }))

@@ -59,7 +59,7 @@ struct OtherBoot {
     private var filledIn: String {
         let values = [
             ("kernel", setup.kernel), ("initrd", setup.initrd ?? ""), ("append", setup.commandLine),
-            ("cpus", "\(setup.cpus)"), ("memory", "\(setup.memoryMiB)"),
+            ("cpus", "\(setup.cpus)"), ("memory", "\(setup.memoryMiB)"), ("console", setup.console.rawValue),
         ]
         return values.reduce(command) { text, value in
             let quoted =

@@ -46,7 +46,7 @@ CONFIGURATION
     cat >"$folder/bochsrc" <<CONFIGURATION
 display_library: term
 megs: $memory
-cpu: model=$model, count=1, ips=50000000, reset_on_triple_fault=0
+cpu: model=$model, count=1, ips=50000000, reset_on_triple_fault=0, msrs="$folder/msrs"
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
@@ -61,6 +61,12 @@ panic: action=fatal
 error: action=report
 info: action=report
 CONFIGURATION
+    # MSR_IA32_UCODE_REV of a microcode whose TSC deadline timer Linux trusts. It would take the APIC's own timer, which
+    # is 146 times as fast as Linux makes it out to be here: 12,000 interrupts a second, a boot three times as long.
+    echo '0x08b 0 02000014 00000000 00000000 00000000 ffffffff ffffffff' >"$folder/msrs"
+    # Bochs draws on a terminal that it makes itself, and stands still when 20 KB lie there unread.
+    "${TIED[@]}" bash -c 'until screen=$(grep -ao "/dev/pts/[0-9]*" "$1"); do sleep 0.2; done; exec cat "$screen"' \
+        drain "$folder/emulator" >/dev/null 2>&1 &
     # Debian's Bochs starts in its debugger ("c" goes on) and wants a terminal.
     echo c >"$folder/debugger"
     TERM=xterm exec "${TIED[@]}" script -qec \

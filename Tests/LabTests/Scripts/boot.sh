@@ -43,6 +43,6 @@ cat /tmp/boot.json
 echo "=== other"
 /bin/vmtally boot --runs 1 --kernel /guest/vmlinuz --initrd /guest/initrd --console virtio --append nohz=off \
 	--no-log -o /tmp/boot.json \
-	--vmm '/bin/vmtally run --kernel {kernel} --initrd {initrd} --append {append} --memory {memory} --cpus {cpus} --console virtio --live-cpuid off --quiet' 2>&1
+	--vmm '/bin/vmtally run --kernel {kernel} --initrd {initrd} --append {append} --memory {memory} --cpus {cpus} --console {console} --live-cpuid off --quiet' 2>&1
 echo "status $?"
 cat /tmp/boot.json

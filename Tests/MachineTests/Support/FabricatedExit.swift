@@ -42,7 +42,8 @@ enum FabricatedExit {
         }
         prepare(vcpu.runPage)
         let answers = TallyAnswers(own: tally, machine: [tally], tscKHz: 0)
-        let interposer = CPUIDInterposer(plan: .snapshot, answers: answers, memory: memory)
+        let plan = try LiveCPUIDPlan(.off, sites: [], cpus: 1, host: .none) { BreakpointSupport() }
+        let interposer = CPUIDInterposer(plan: plan, answers: answers, memory: memory)
         let shared = Shared(
             VCPULoop(
                 vcpu: vcpu, index: 0, tally: tally.writer,

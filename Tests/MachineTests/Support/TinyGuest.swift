@@ -1,5 +1,6 @@
 import ExitStats
 import KVM
+import TestSupport
 
 @testable import Machine
 

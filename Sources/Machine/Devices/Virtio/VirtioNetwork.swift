@@ -33,7 +33,7 @@ final class VirtioNetwork: VirtioBackend {
 
     /// - Parameters:
     ///   - descriptor: gives and takes a frame a call; owned from here on.
-    ///   - drained: called when no frame is left to read.
+    ///   - drained: called when the descriptor is to be waited for.
     init(descriptor: Int32, index: Int, drained: @escaping @Sendable (Int32) -> Void) {
         self.descriptor = descriptor
         self.drained = { drained(descriptor) }
@@ -84,6 +84,11 @@ final class VirtioNetwork: VirtioBackend {
 
     func wantsNotification(queue: Int) -> Bool {
         queue != Self.receiveQueue || state.withLock { !$0.pending.isEmpty }
+    }
+
+    /// A frame that came before the driver has been reported, to nobody: from here on one can be taken.
+    func activate(features: UInt64) {
+        drained()
     }
 
     func reset() {

@@ -1,45 +1,53 @@
 /// Builds an ELF64 executable in memory, sound or broken.
-struct ELFBuilder {
-    struct Segment {
-        var address: UInt64
-        var bytes: [UInt8]
+package struct ELFBuilder {
+    package struct Segment {
+        package var address: UInt64
+        package var bytes: [UInt8]
         /// nil: as many as there are bytes.
-        var memorySize: UInt64?
+        package var memorySize: UInt64?
+
+        package init(address: UInt64, bytes: [UInt8], memorySize: UInt64? = nil) {
+            self.address = address
+            self.bytes = bytes
+            self.memorySize = memorySize
+        }
     }
 
     /// File offsets of the header's fields (System V ABI, figure 4-3).
-    enum Field {
-        static let elfClass = 4
-        static let encoding = 5
-        static let type = 16
-        static let machine = 18
-        static let entry = 24
-        static let programHeaders = 32
-        static let sectionHeaders = 40
-        static let programHeaderSize = 54
-        static let programHeaderCount = 56
-        static let sectionHeaderSize = 58
-        static let sectionHeaderCount = 60
-        static let nameSection = 62
+    package enum Field {
+        package static let elfClass = 4
+        package static let encoding = 5
+        package static let type = 16
+        package static let machine = 18
+        package static let entry = 24
+        package static let programHeaders = 32
+        package static let sectionHeaders = 40
+        package static let programHeaderSize = 54
+        package static let programHeaderCount = 56
+        package static let sectionHeaderSize = 58
+        package static let sectionHeaderCount = 60
+        package static let nameSection = 62
     }
 
-    var segments: [Segment] = []
-    var entry: UInt64 = 0
+    package var segments: [Segment] = []
+    package var entry: UInt64 = 0
     /// Contents of `.vmtally.sites`; nil: no such section.
-    var sites: [UInt8]?
+    package var sites: [UInt8]?
     /// `.symtab`: names and addresses in a section of code; empty: no such section.
-    var symbols: [(name: String, address: UInt64)] = []
+    package var symbols: [(name: String, address: UInt64)] = []
 
-    static let headerSize = 64
-    static let programHeaderSize = 56
-    static let sectionHeaderSize = 64
+    package static let headerSize = 64
+    package static let programHeaderSize = 56
+    package static let sectionHeaderSize = 64
 
     /// File offset of the field at `offset` in a program header.
-    static func programHeader(_ index: Int, _ offset: Int) -> Int {
+    package static func programHeader(_ index: Int, _ offset: Int) -> Int {
         headerSize + index * programHeaderSize + offset
     }
 
-    var bytes: [UInt8] {
+    package init() {}
+
+    package var bytes: [UInt8] {
         var header: [UInt8] = [0x7F, 0x45, 0x4C, 0x46, 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
         var programHeaders: [UInt8] = []
         var contents: [UInt8] = []
@@ -99,13 +107,13 @@ struct ELFBuilder {
 }
 
 /// An integer's bytes, lowest first.
-func little(_ value: some FixedWidthInteger) -> [UInt8] {
+package func little(_ value: some FixedWidthInteger) -> [UInt8] {
     withUnsafeBytes(of: value.littleEndian) { Array($0) }
 }
 
 extension [UInt8] {
     /// The same bytes with an integer written over them at an offset.
-    func patched(_ offset: Int, _ value: some FixedWidthInteger) -> [UInt8] {
+    package func patched(_ offset: Int, _ value: some FixedWidthInteger) -> [UInt8] {
         var result = self
         result.replaceSubrange(offset..<offset + value.bitWidth / 8, with: little(value))
         return result

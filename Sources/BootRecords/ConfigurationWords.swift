@@ -1,0 +1,18 @@
+/// Picks configurations by words of their names, as a user gives them: `console=virtio,cpus=1`.
+public struct ConfigurationWords: Sendable, CustomStringConvertible {
+    private let words: [Substring]
+
+    /// - Parameter text: separated by commas or spaces; none: all configurations.
+    public init(_ text: some StringProtocol) {
+        words = Substring(text).split { $0 == " " || $0 == "," }
+    }
+
+    public var isEmpty: Bool { words.isEmpty }
+    public var description: String { words.joined(separator: " ") }
+
+    /// Whether a configuration's name has them all.
+    public func match(_ name: String) -> Bool {
+        let own = name.split(separator: " ")
+        return words.allSatisfy { own.contains($0) }
+    }
+}
