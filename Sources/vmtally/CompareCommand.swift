@@ -42,7 +42,17 @@ struct CompareCommand: ParsableCommand {
     }
 
     func run() throws {
-        let recordings = try files.map(Self.read)
+        var recordings = try files.map(Self.read)
+        // The words tell apart what has one name: two configurations of one recording.
+        if Set(recordings.map(\.recording.label)).count < recordings.count {
+            for index in recordings.indices where !recordings[index].words.isEmpty {
+                recordings[index].recording.label += " \(recordings[index].words)"
+            }
+        }
+        try compare(recordings.map(\.recording))
+    }
+
+    private func compare(_ recordings: [BootRecording]) throws {
         let comparisons = recordings.dropFirst().map {
             BootComparison(recordings[0], $0, seed: seed, comparisons: recordings.count - 1)
         }
@@ -62,7 +72,7 @@ struct CompareCommand: ParsableCommand {
     }
 
     /// A recording, or those of its configurations that have the words after the file's last colon.
-    private static func read(_ argument: String) throws -> BootRecording {
+    private static func read(_ argument: String) throws -> (recording: BootRecording, words: ConfigurationWords) {
         var path = argument
         var words = ConfigurationWords("")
         if access(argument, F_OK) != 0, let colon = argument.lastIndex(of: ":") {
@@ -74,12 +84,11 @@ struct CompareCommand: ParsableCommand {
             var recording = try BootRecording(json: Array(image.bytes))
             if !words.isEmpty {
                 recording.configurations = recording.configurations.filter { words.match($0.name) }
-                recording.label += " \(words)"
             }
             guard !recording.configurations.isEmpty else {
                 throw Failure("\(path) has no configuration with \(words)")
             }
-            return recording
+            return (recording, words)
         } catch let error as BootRecordingError {
             throw Failure("\(path): \(error)")
         }

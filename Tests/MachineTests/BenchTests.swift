@@ -190,4 +190,36 @@ struct BenchTests {
             request)
         #expect(try #require(record.measurement(kind, overhead: 100)).isExact == false)
     }
+
+    /// Ten iterations of 1,000 cycles each in the kernel, between halves of two marks' exits.
+    @Test(
+        "the kernel's share is the kind's own",
+        arguments: [
+            (BenchKind("own", .ports, "", .out8, 0x2000, hardware: .portIO), 1_000),
+            (BenchKind("any", .ports, "", .out8, 0x2000), 1_700),
+            (BenchKind("mmio", .memory, "", .store32, hardware: .unbackedMemory), 5_000),
+            (BenchKind("distance", .interrupts, "", .haltTimer, in: .x2APIC), nil),
+            (BenchKind("absent", .instructions, "", .cpuid, hardware: .init(vmx: 10, svm: 0x72)), nil),
+        ] as [(BenchKind, UInt64?)])
+    func kernelShare(kind: BenchKind, expected: UInt64?) throws {
+        var exits = [UInt64](repeating: 0, count: 86)
+        var cycles = exits
+        (exits[30], cycles[30]) = (10, 10_000)  // I/O
+        (exits[49], cycles[49]) = (1, 5_000)  // the marks, where they are stores
+        (exits[1], cycles[1]) = (2, 7_000)  // interrupts of the host
+        let counters = HostAnswersTests.counters([
+            "exit_acct_exits": [13], "exit_acct_cycles": [22_000], "exit_acct_reason_exits": exits,
+            "exit_acct_reason_cycles": cycles,
+        ])
+        var request = BenchRequest()
+        request.iterations = 8
+        request.warmUp = 2
+        var record = BenchRecord()
+        record.add(
+            BenchHost.Block(
+                tally: TallySnapshot(), kernel: counters, hardware: HardwareExits(counters, .kernel(.vmx)),
+                nanoseconds: 0, samples: [UInt32](repeating: 3_000, count: 8)),
+            request)
+        #expect(try #require(record.measurement(kind, overhead: 0)).kernelCycles == expected)
+    }
 }

@@ -6,7 +6,7 @@ import Testing
 
 /// What a host kernel with the patches of kernel-patch/ tells, made up.
 @Suite struct HostAnswersTests {
-    private static func counters(_ arrays: [String: [UInt64]]) -> KernelCounters {
+    static func counters(_ arrays: [String: [UInt64]]) -> KernelCounters {
         var counters = KernelCounters()
         counters.add(
             arrays.map { name, values in

@@ -69,16 +69,14 @@ extension BenchKind {
     /// (coalesced_mmio_has_room()).
     private static let coalescedLimit: UInt32 = 80
 
-    private static let portIO = HardwareReason(vmx: 30, svm: 0x7B)
-
     private static let ports =
         [
             BenchKind(
                 "pio-out", .ports, "OUT of a byte to a port that nobody claims", .out8, 0x2000,
-                userspace: [KVM_EXIT_IO: 1], hardware: portIO),
+                userspace: [KVM_EXIT_IO: 1], hardware: .portIO),
             BenchKind(
                 "pio-in", .ports, "IN of a byte from a port that nobody claims", .in8, 0x2000,
-                userspace: [KVM_EXIT_IO: 1], hardware: portIO),
+                userspace: [KVM_EXIT_IO: 1], hardware: .portIO),
         ]
         + [1, 16, 256, 4096].map { count in
             BenchKind(
@@ -89,36 +87,34 @@ extension BenchKind {
         + [
             BenchKind(
                 "pio-kernel-out", .ports, "OUT to the interrupt controller's ELCR, in the kernel", .out8, 0x4D0,
-                in: .xAPIC, hardware: portIO),
+                in: .xAPIC, hardware: .portIO),
             BenchKind(
-                "pio-kernel-in", .ports, "IN from the same", .in8, 0x4D0, in: .xAPIC, hardware: portIO),
+                "pio-kernel-in", .ports, "IN from the same", .in8, 0x4D0, in: .xAPIC, hardware: .portIO),
             BenchKind(
                 "pio-kernel-pit", .ports, "IN from the interval timer's counter, in the kernel", .in8, 0x40, in: .xAPIC,
-                hardware: portIO),
+                hardware: .portIO),
             BenchKind(
                 "pio-ioeventfd", .ports, "OUT that signals an eventfd", .out8, .value(UInt64(BenchHost.eventPort)),
-                hardware: portIO, needs: [.capability(.ioEventFD)]),
+                hardware: .portIO, needs: [.capability(.ioEventFD)]),
             BenchKind(
                 "pio-coalesced", .ports, "OUT that goes into the coalesced ring", .out8,
-                .value(UInt64(BenchHost.coalescedPort)), hardware: portIO, needs: [.capability(.coalescedPIO)],
+                .value(UInt64(BenchHost.coalescedPort)), hardware: .portIO, needs: [.capability(.coalescedPIO)],
                 limit: coalescedLimit),
         ]
-
-    private static let unbackedMemory = HardwareReason(vmx: 49, svm: 0x400)
 
     private static let memory = [
         BenchKind(
             "mmio-write", .memory, "Store of 4 bytes where there is no memory", .store32, 0xD100_0000,
-            userspace: [KVM_EXIT_MMIO: 1], hardware: unbackedMemory),
+            userspace: [KVM_EXIT_MMIO: 1], hardware: .unbackedMemory),
         BenchKind(
             "mmio-read", .memory, "Load of 4 bytes from there", .load32, 0xD100_0000, userspace: [KVM_EXIT_MMIO: 1],
-            hardware: unbackedMemory),
+            hardware: .unbackedMemory),
         BenchKind(
             "mmio-ioeventfd", .memory, "Store that signals an eventfd", .store32, .value(BenchHost.eventAddress),
-            hardware: unbackedMemory, needs: [.capability(.ioEventFD)]),
+            hardware: .unbackedMemory, needs: [.capability(.ioEventFD)]),
         BenchKind(
             "mmio-coalesced", .memory, "Store that goes into the coalesced ring", .store32,
-            .value(BenchHost.coalescedAddress), hardware: unbackedMemory, needs: [.capability(.coalescedMMIO)],
+            .value(BenchHost.coalescedAddress), hardware: .unbackedMemory, needs: [.capability(.coalescedMMIO)],
             limit: coalescedLimit),
         BenchKind(
             "touch-4k", .memory, "First store to a page of 4 KiB", .touch, .value(BenchLayout.smallPages), 4096,

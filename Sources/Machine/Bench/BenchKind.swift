@@ -1,4 +1,5 @@
 import CLinuxKVM
+import ExitStats
 import KVM
 
 /// One thing that makes a guest exit: how it is provoked, and how many exits it must cost.
@@ -78,6 +79,12 @@ public struct BenchKind: Sendable {
     struct HardwareReason: Sendable {
         let vmx: UInt32
         let svm: UInt32
+
+        func code(_ vocabulary: TallyFeatures.Vocabulary) -> UInt32 { vocabulary == .vmx ? vmx : svm }
+
+        static let portIO = HardwareReason(vmx: 30, svm: 0x7B)
+        /// An address without memory behind it, once KVM knows that.
+        static let unbackedMemory = HardwareReason(vmx: 49, svm: 0x400)
     }
 
     /// What a host must have.
@@ -122,6 +129,9 @@ public struct BenchKind: Sendable {
         default: false
         }
     }
+
+    /// Exits of its marks, which is no reason of its own.
+    var markReason: HardwareReason { marksInMemory ? .unbackedMemory : .portIO }
 }
 
 /// A VM to measure in. Kinds of one environment share it.

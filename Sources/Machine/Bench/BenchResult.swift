@@ -70,7 +70,7 @@ public struct BenchMeasurement: Sendable {
     public let vocabulary: TallyFeatures.Vocabulary?
     /// The VMM's time of one iteration: the median of each reason's exits, times their number.
     public let userspaceCycles: UInt64
-    /// The kernel's time of one iteration, from VM exit to VM entry, where the kernel counts it.
+    /// The kernel's time of one iteration, from VM exit to VM entry, where the kernel counts it and the sample has it in it.
     public let kernelCycles: UInt64?
     /// VM exits of all iterations by KVM's own count, other vCPUs' and interrupts' among them; nil before Linux 5.14.
     public let exits: UInt64?
@@ -102,7 +102,8 @@ struct BenchRecord {
     private var tally = TallySnapshot()
     private var hardware: [UInt32: UInt64] = [:]
     private var vocabulary: TallyFeatures.Vocabulary?
-    private var kernelCycles: [UInt64] = []
+    /// Of each block.
+    private var kernel: [(iterations: UInt64, exits: HardwareExits)] = []
     private var exits: UInt64?
 
     mutating func add(_ block: BenchHost.Block, _ request: BenchRequest) {
@@ -117,7 +118,7 @@ struct BenchRecord {
             for reason in counts.reasons {
                 if let code = reason.code { hardware[code, default: 0] += reason.pair.count }
             }
-            kernelCycles.append(counts.total.cycles / made)
+            kernel.append((made, counts))
         }
         if let count = block.kernel.values["exits"] {
             // The end mark's.
@@ -145,7 +146,7 @@ struct BenchRecord {
             userspaceCycles: kind.userspace.reduce(0) { sum, expected in
                 sum + (tally[UInt32(bitPattern: expected.key)]?.percentile(0.5) ?? 0) * expected.value
             },
-            kernelCycles: kernelCycles.isEmpty ? nil : kernelCycles.sorted().percentile(0.5),
+            kernelCycles: kernelCycles(kind),
             exits: exits, distribution: Self.distribution(sorted.map(net)))
     }
 
@@ -202,9 +203,28 @@ struct BenchRecord {
         }
     }
 
+    /// Of an iteration, the blocks' median: its exit's time where it has one, else that of all exits but the marks', whose
+    /// halves lie in the block. Nil where the sample is no sum of its exits.
+    private func kernelCycles(_ kind: BenchKind) -> UInt64? {
+        guard !kind.isDistance, !kind.usesOther else { return nil }
+        let perIteration = kernel.compactMap { made, block -> UInt64? in
+            func pair(_ reason: BenchKind.HardwareReason) -> TallyPair {
+                let code = reason.code(block.vocabulary)
+                return block.reasons.first { $0.code == code }?.pair ?? TallyPair()
+            }
+            if let reason = kind.hardware {
+                let own = pair(reason)
+                return own.count > 0 ? own.cycles / own.count : nil
+            }
+            let marks = pair(kind.markReason).cycles
+            return (block.total.cycles - min(marks, block.total.cycles)) / made
+        }
+        return perIteration.isEmpty ? nil : perIteration.sorted().percentile(0.5)
+    }
+
     private func hardwareCount(_ kind: BenchKind) -> BenchMeasurement.Count? {
         guard let reason = kind.hardware, let vocabulary else { return nil }
-        let code = vocabulary == .vmx ? reason.vmx : reason.svm
+        let code = reason.code(vocabulary)
         return BenchMeasurement.Count(code: code, counted: hardware[code] ?? 0, expected: iterations)
     }
 }

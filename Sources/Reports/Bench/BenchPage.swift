@@ -96,12 +96,12 @@ public struct BenchPage: Sendable {
         let rows = measured.map { kind, m -> (cells: [Markup], style: String?) in
             let c = m.cycles
             let name: Markup = "<a href=\"#\(kind.name)\">\(kind.name)</a>"
-            let figures =
-                [c.min, c.p50, c.p90, c.p99, c.p999, c.max, UInt64(m.outliers), m.parts.userspace]
-                + (hasKernel ? [m.parts.kernel ?? 0] : []) + [m.parts.rest]
+            let figures = [c.min, c.p50, c.p90, c.p99, c.p999, c.max, UInt64(m.outliers), m.parts.userspace]
             let change = comparison?[kind.name]
             let texts =
-                [grouped(UInt64(m.n)), nanoseconds(c.p50)] + figures.map(grouped) + [m.exitsPerIteration, m.verdict]
+                [grouped(UInt64(m.n)), nanoseconds(c.p50)] + figures.map(grouped)
+                + (hasKernel ? [m.parts.kernel.map(grouped) ?? ""] : [])
+                + [grouped(m.parts.rest), m.exitsPerIteration, m.verdict]
                 + (comparison == nil ? [] : [change.map { grouped($0.before) } ?? "", change?.text ?? ""])
             return ([name] + texts.map { "\($0)" as Markup }, m.exact ? nil : "wrong")
         }
