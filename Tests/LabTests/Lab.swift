@@ -10,6 +10,9 @@ enum Lab {
 
     static let isCI = ProcessInfo.processInfo.environment["CI"] != nil
 
+    /// Boots of many minutes are run too.
+    static let isPatient = ProcessInfo.processInfo.environment["VMTALLY_SLOW_TESTS"] != nil
+
     /// Why there is no lab here; nil when there is one. CI must have it.
     static let missing: String? = {
         if isCI {
@@ -17,6 +20,7 @@ enum Lab {
         }
         let made = [
             "vmtally", "vmtally-fidelity", "vmtally-probe", "guest/vmlinuz", "guest/vmlinux", "guest/initrd",
+            "guest/host/tun.ko",
         ].map { path("build/" + $0) }
         if let absent = made.first(where: { !FileManager.default.fileExists(atPath: $0) }) {
             return "\(absent) is not there: make test makes it"
@@ -45,7 +49,7 @@ enum Lab {
     ///
     /// - Parameter files: names in the host's root, and where they are here.
     static func boot(
-        _ ground: String, script: String, _ arguments: [String], files: [String: String] = [:]
+        _ ground: String, script: String, _ arguments: [String], files: [String: String] = [:], seconds: Int = 400
     ) throws -> String {
         let all = [
             "bin/vmtally": path("build/vmtally"), "guest/vmlinuz": path("build/guest/vmlinuz"),
@@ -55,7 +59,7 @@ enum Lab {
         let clock = ground == "svm" ? ["--append", "vmtally.refined_tsc"] : []
         return try run(
             path("Tests/Lab/run"),
-            [ground, "--memory", "1500", "--timeout", "400"] + clock
+            [ground, "--memory", "1500", "--timeout", "\(seconds)"] + clock
                 + all.flatMap { ["--file", $0.value + "=/" + $0.key] }
                 + ["--script", path("Tests/LabTests/Scripts/" + script), "--"] + arguments
         ).output

@@ -14,6 +14,8 @@ struct LinuxBootTests {
         /// docs/guests.md.
         var limit = 1800
         var says: [String] = []
+        /// The guest waits while the VMM's own memory is looked at.
+        var waits = false
 
         var testDescription: String { name }
     }
@@ -31,7 +33,15 @@ struct LinuxBootTests {
         let other = try folder.file("vmlinux-64", copy)
         let output = try Lab.boot(
             "svm", script: "boot.sh", [],
-            files: ["guest/vmlinux": Lab.path("build/guest/vmlinux"), "guest/vmlinux-64": other])
+            files: [
+                "guest/vmlinux": Lab.path("build/guest/vmlinux"), "guest/vmlinux-64": other,
+                "guest/vmlinuz-6.12": "kernel:6.12", "guest/tun.ko": Lab.path("build/guest/host/tun.ko"),
+            ])
+        return sections(output)
+    }
+
+    /// A text for each boot; all of it under "".
+    private static func sections(_ output: String) -> [String: String] {
         var sections: [String: String] = [:]
         for section in ("\n" + output).components(separatedBy: "\n=== ").dropFirst() {
             sections[String(section.prefix { $0 != "\n" })] = section
@@ -43,17 +53,36 @@ struct LinuxBootTests {
     @Test(
         "boots, finds its processors, ends; every exit is counted as the kernel counts it",
         arguments: [
-            Boot(name: "serial-1"), Boot(name: "serial-4", cpus: 4), Boot(name: "virtio-1", limit: 600),
+            Boot(name: "serial-1", waits: true), Boot(name: "serial-4", cpus: 4, waits: true),
+            Boot(name: "virtio-1", limit: 600, waits: true), Boot(name: "virtio-4", cpus: 4, limit: 900, waits: true),
+            // The modules of 6.1 do not fit, and it says so on the console.
+            Boot(name: "linux-6.12", cpus: 4, limit: 6000),
             Boot(name: "virtio-split", limit: 700), Boot(name: "split-4", cpus: 4, limit: 2200),
             // The PIT as the only timer, the ACPI timer as the clock.
             Boot(name: "full", limit: 100_000, says: ["\nacpi_pm", "IO-APIC   2-edge      timer"]),
             // What Linux's PVH entry says of itself, and what we do by the 64-bit protocol.
             Boot(name: "pvh", says: ["loader 176"]), Boot(name: "vmlinux", says: ["loader 255"]),
+            Boot(
+                name: "devices", limit: 2500,
+                says: [
+                    "flushed", "disk reads what was written", "discarded", "zeroes 0", "read-only 1", "entropy 64",
+                    "5 packets transmitted, 5 packets received", "disk of 128 KiB",
+                ]),
             Boot(name: "reset-acpi", end: "reset"), Boot(name: "reset-kbd", end: "reset"),
             Boot(name: "reset-triple", end: "reset"), Boot(name: "reset-pci", end: "reset"),
         ])
     func boot(_ boot: Boot) throws {
-        let sections = try Self.boots.get()
+        try check(boot, try Self.boots.get())
+    }
+
+    @Test("64 processors", .enabled(if: Lab.isPatient, "VMTALLY_SLOW_TESTS is not set: it takes 5 minutes"))
+    func manyProcessors() throws {
+        try check(
+            Boot(name: "serial-64", cpus: 64, limit: 100_000),
+            Self.sections(try Lab.boot("svm", script: "boot.sh", ["64"], seconds: 1800)))
+    }
+
+    private func check(_ boot: Boot, _ sections: [String: String]) throws {
         let output = try #require(sections[boot.name], "\(sections[""] ?? "")")
         #expect(output.contains("READY \(boot.cpus) CPUs"), "\(output)")
         for text in boot.says {
@@ -74,12 +103,16 @@ struct LinuxBootTests {
         #expect(ours == traced)
         #expect(run.exits.total.count == traced.values.reduce(0, +))
         // Place by place as well, where asked for; the kernel has told its own code's names.
-        if boot.name == "serial-4" {
+        if boot.name == "serial-4" || boot.name == "linux-6.12" {
             let places = try #require(run.exits.byRIP)
             #expect(places.count == 5)
             #expect(
                 places.reduce(try #require(run.exits.byRIPOthers).count) { $0 + $1.count } == run.exits.total.count)
             #expect(places.first?.symbol == "io_serial_out", "\(output)")
+        }
+        if boot.waits {
+            let memory = try #require(output.firstMatch(of: /resident ([0-9]+) KiB/), "\(output)")
+            #expect(try #require(Int(memory.1)) <= 10 * 1024, "the VMM's own memory, in KiB")
         }
         // And what the binary statistics say.
         #expect(run.kernel["exits"].map { "\($0)" } == Self.line("kvm_exit", output))
@@ -147,6 +180,8 @@ struct LinuxBootTests {
         /// The kernel's own CPUID is live as well, by its name; else it tells what KVM answers.
         let kernelIsLive: Bool
 
+        var pti: Bool { append.contains("pti=on") }
+        var kaslr: Bool { !append.contains("nokaslr") }
         var testDescription: String { "\(cpus) vCPU(s) \(append)" }
     }
 
@@ -157,6 +192,22 @@ struct LinuxBootTests {
             Live(cpus: 4, append: "pti=on nokaslr", kernelIsLive: false),
         ])
     func live(boot: Live) throws {
+        try check(boot)
+    }
+
+    /// The other half of page-table isolation on and off, KASLR on and off.
+    @Test(
+        "live CPUID disturbs nothing: the rest of the product",
+        .enabled(if: Lab.isPatient, "VMTALLY_SLOW_TESTS is not set: two boots of minutes"),
+        arguments: [
+            Live(cpus: 4, append: "pti=on", kernelIsLive: true),
+            Live(cpus: 4, append: "pti=off nokaslr", kernelIsLive: false),
+        ])
+    func liveRest(boot: Live) throws {
+        try check(boot)
+    }
+
+    private func check(_ boot: Live) throws {
         let folder = try TemporaryFolder()
         let stress = try folder.compile("stress.c", "-O1 -static")
         // 32-bit, without a C library.
@@ -168,8 +219,14 @@ struct LinuxBootTests {
         #expect(readings.count == 3 && Set(readings).count == 3, "\(output)")
         #expect(output.contains("\n0 failed") && !output.contains("FAILED"), "\(output)")
         #expect(output.contains("status 0"), "\(output)")
+        // It was what was asked for. KASLR might leave one of the two addresses where it is without it.
+        let place = try #require(
+            output.firstMatch(of: /pti ([01]), kernel at ([0-9a-f]+)-[0-9a-f]+, ([0-9a-f]+)/), "\(output)")
+        #expect(place.1 == (boot.pti ? "1" : "0"))
+        #expect((place.2 == "01000000" && place.3 == "ffffffff81000000") == !boot.kaslr, "\(output)")
         // The probe: exit status of CMD, one that is not there, its two formats, one vCPU's own total.
-        #expect(output.contains("probe 7") && output.contains("probe without a command 127"), "\(output)")
+        #expect(output.contains("probe 7") && output.contains("probe killed 143"), "\(output)")
+        #expect(output.contains("probe without a command 127"), "\(output)")
         #expect(output.contains("live; userspace exits (KVM_EXIT_*"), "\(output)")
         #expect(output.matches(of: /"scope":"vcpu","total":{"count":[0-9]+/).count == 2, "\(output)")
         #expect(output.contains("total of this vCPU"), "\(output)")

@@ -2,9 +2,13 @@
 # breakpoint on the kernel's own CPUID: the host runs the same kernel without KASLR, so its symbols are the guest's. With
 # it virtio notifications are exits, with kernel-same they are not.
 cat >/tmp/run <<X
+echo "pti \$(grep -c -w -m 1 pti /proc/cpuinfo), kernel at \$(awk '/Kernel code/ { print \$1 }' /proc/iomem)," \
+	"\$(awk '\$3 == "_text" { print \$1 }' /proc/kallsyms)"
 for i in 1 2 3; do cpuid -1 -r -l 0x4FFFFFFF | tail -1; done
 vmtally-probe exec -- sh -c 'exit 7'
 echo "probe \$?"
+vmtally-probe exec -- sh -c 'kill -TERM \$\$'
+echo "probe killed \$?"
 vmtally-probe exec -- /none
 echo "probe without a command \$?"
 vmtally-probe watch --count 2 --interval 2 --cpu 0 --json
