@@ -159,7 +159,8 @@ struct MachineDevices {
         }
         for (index, tap) in configuration.taps.enumerated() {
             backends.append(
-                VirtioNetwork(descriptor: try VirtioNetwork.openTap(tap), index: index) { [weak loop] in loop?.rearm($0)
+                VirtioNetwork(descriptor: try VirtioNetwork.openTap(tap), index: index) { [weak loop] descriptor in
+                    loop?.rearm(descriptor)
                 })
         }
         var transports: [VirtioMMIO] = []
