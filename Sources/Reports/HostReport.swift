@@ -174,7 +174,7 @@ extension HostReport {
         }
     }
 
-    private static let laboratory = "Or use an emulated host: `Tests/Lab/run svm`."
+    private static let laboratory = "Or use an emulated host: `Lab/run svm`."
 
     /// The backend, as far as it can be told: a loadable module stays loaded only when it drives the processor, but
     /// one that is built in has its folder in /sys/module in any case.

@@ -8,7 +8,7 @@ enum EmulatedHost {
     /// - Throws: ``Failure`` when the lab is not at hand. Why /dev/kvm does not work is for the caller to tell.
     static func runAgain() throws -> Never {
         guard let executable = executablePath() else { throw ExitCode(1) }
-        let lab = directory(of: directory(of: executable)) + "/Tests/Lab/run"
+        let lab = directory(of: directory(of: executable)) + "/Lab/run"
         guard access(lab, X_OK) == 0 else {
             throw Failure(
                 "without /dev/kvm the demo needs the emulated host of a source checkout: type make demo there")

@@ -55,10 +55,10 @@ enum Lab {
             "bin/vmtally": path("build/vmtally"), "guest/vmlinuz": path("build/guest/vmlinuz"),
             "guest/initrd": path("build/guest/initrd"),
         ].merging(files) { $1 }
-        // Linux takes its clock from the TSC: see Tests/Lab/init. Bochs has nothing to refine.
+        // Linux takes its clock from the TSC: see Lab/init. Bochs has nothing to refine.
         let clock = ground == "svm" ? ["--append", "vmtally.refined_tsc"] : []
         return try run(
-            path("Tests/Lab/run"),
+            path("Lab/run"),
             [ground, "--memory", "1500", "--timeout", "\(seconds)"] + clock
                 + all.flatMap { ["--file", $0.value + "=/" + $0.key] }
                 + ["--script", path("Tests/LabTests/Scripts/" + script), "--"] + arguments

@@ -25,7 +25,7 @@ struct LabTests {
         ])
     func fidelity(ground: Ground) throws {
         let run = try Lab.run(
-            Lab.path("Tests/Lab/run"),
+            Lab.path("Lab/run"),
             [
                 ground.name, "--", Lab.path("build/vmtally-fidelity"), "--expect", ground.mode, "--scale",
                 "\(ground.scale)",
