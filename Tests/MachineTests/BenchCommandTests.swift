@@ -19,7 +19,8 @@ struct BenchCommandTests {
 
     @Test func aRunIsRecordedReportedAndCompared() throws {
         let run = try bench(
-            "--only pio-out --only mmio-read --seconds 0.3 --seed 7 --json --output $FOLDER/a.json --html $FOLDER/a.html")
+            "--only pio-out --only mmio-read --seconds 0.3 --seed 7 --json --output $FOLDER/a.json --html $FOLDER/a.html"
+        )
         #expect(run.status == 0, "\(run.error)")
         #expect(run.json?["schema"] as? String == "vmtally.bench/1")
         #expect((run.json?["method"] as? [String: Any])?["seed"] as? Int == 7)
