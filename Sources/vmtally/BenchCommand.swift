@@ -1,5 +1,8 @@
 import ArgumentParser
+import Bench
 import Glibc
+import HostView
+import Linux
 import Machine
 import ProbeImage
 import Reports

@@ -1,3 +1,5 @@
+import Rendering
+
 /// A bench run beside an earlier one: the change of each kind's median.
 public struct BenchComparison: Sendable {
     public struct Change: Equatable, Sendable {
