@@ -9,7 +9,7 @@ START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.tx
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check install uninstall deb tarball \
+.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check examples install uninstall deb tarball \
 	clean clean-cache always
 
 demo: build
@@ -65,6 +65,11 @@ bench-start: build build/vmtally-benchmarks
 # Fails when a figure is above its target with 95 % certainty; leaves the recorded results as they are.
 bench-check: build build/vmtally-benchmarks
 	build/vmtally-benchmarks --check loop accounting start
+
+# Builds and runs what is in Examples.
+examples: build
+	@scripts/require examples
+	PATH="$(CURDIR)/build:$$PATH" Examples/check
 
 # Packaging/README.md: what lies where. Root need not build: `make build history`, then `sudo make install`.
 PREFIX ?= /usr/local
