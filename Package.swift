@@ -26,9 +26,9 @@ let package = Package(
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
         .target(name: "TestSupport", path: "Tests/Support"),
-        .target(name: "HostView"),
+        .target(name: "HostView", dependencies: ["ExitStats"]),
         .target(name: "SeededRandom"),
-        .target(name: "BootRecords", dependencies: ["SeededRandom"]),
+        .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
             name: "vmtally-fidelity",
             dependencies: [
@@ -65,9 +65,9 @@ let package = Package(
                 "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "HostView", "KVM", "Machine", "Rendering",
             ],
             path: "Benchmarks/Harness"),
-        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "SeededRandom"]),
+        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "ExitStats", "SeededRandom"]),
         .testTarget(name: "CodegenTests"),
-        .testTarget(name: "HostViewTests", dependencies: ["HostView"]),
+        .testTarget(name: "HostViewTests", dependencies: ["ExitStats", "HostView"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
         .testTarget(name: "KVMTests", dependencies: ["CLinux", "KVM", "Linux"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats", "SeededRandom"]),

@@ -231,13 +231,13 @@ public final class Machine {
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
             anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
-            hardware: HardwareExits(kernel, host),
+            hardware: host.exits(kernel), time: VCPUTime(statistics: kernel.counter),
             boot: marker.note.map { note in
                 let kernel = note.kernel.difference(since: before)
                 return BootReading(
                     nanoseconds: note.nanoseconds - start,
-                    userspace: note.tallies.reduce(into: TallySnapshot()) { $0.merge($1) },
-                    kernel: kernel, hardware: HardwareExits(kernel, host))
+                    userspace: note.tallies.sum() ?? .none(of: .vmm, .kvm),
+                    kernel: kernel, hardware: host.exits(kernel))
             },
             leaf: LeafReport(
                 mode: plan.name,
