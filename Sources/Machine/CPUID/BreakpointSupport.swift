@@ -17,6 +17,9 @@ public struct BreakpointSupport: Equatable, Sendable {
     /// A privileged instruction in ring 3 raises #GP, and the breakpoint on its handler hits.
     public var privilegedFaults = false
 
+    /// A write breakpoint in a debug register ends KVM_RUN behind the instruction that wrote.
+    public var writes = false
+
     /// The same in words, nil when all is there.
     public var missing: String? {
         if !hardware {
@@ -27,6 +30,9 @@ public struct BreakpointSupport: Equatable, Sendable {
 
     // nop; out %al, $0x80; hlt
     private static let ring0Code: [UInt8] = [0x90, 0xE6, 0x80, 0xF4]
+    // mov %al, data; nop; hlt
+    private static let writingCode: [UInt8] =
+        [0x88, 0x04, 0x25] + (0..<4).map { UInt8(truncatingIfNeeded: Address.data >> ($0 * 8)) } + [0x90, 0xF4]
     // cpuid; out %al, $0x80; hlt
     private static let ring3Code: [UInt8] = [0x0F, 0xA2, 0xE6, 0x80, 0xF4]
     // out %al, $0x81; hlt
@@ -36,6 +42,8 @@ public struct BreakpointSupport: Equatable, Sendable {
         static let ring0: UInt64 = 0x1000
         static let ring3: UInt64 = 0x1010
         static let handler: UInt64 = 0x1020
+        static let writing: UInt64 = 0x1030
+        static let data: UInt64 = 0x1100
         static let idt: UInt64 = 0x2000
         static let tss: UInt64 = 0x3000
         static let longMode: UInt64 = 0x8000
@@ -62,6 +70,7 @@ public struct BreakpointSupport: Equatable, Sendable {
             guard longMode.write(to: memory, user: true) else { throw .memory("no room for page tables") }
             for (code, address) in [
                 (ring0Code, Address.ring0), (ring3Code, Address.ring3), (handlerCode, Address.handler),
+                (writingCode, Address.writing),
             ] {
                 memory.slice(address, count: code.count)?.copyBytes(from: code)
             }
@@ -115,11 +124,15 @@ public struct BreakpointSupport: Equatable, Sendable {
         try enter(vcpu, longMode, user: false, at: Address.ring0, stack: Address.stack, flags: 0x1_0002)
         support.resumeFlag = vcpu.run() == 0 && vcpu.runPage.pointee.exit_reason == UInt32(KVM_EXIT_IO)
 
+        try enter(vcpu, longMode, user: false, at: Address.writing, stack: Address.stack, flags: 0x2)
+        try vcpu.setGuestDebug(.breakpoints([], writes: [Address.data]))
+        support.writes = vcpu.stops(at: Address.writing + 7)
+
         // IOPL 3: ring 3 may use ports
         try enter(vcpu, longMode, user: true, at: Address.ring3, stack: Address.userStack, flags: 0x3002)
         try vcpu.setGuestDebug(.breakpoints([Address.handler]))
         do {
-            try FaultingMSRs.enable(vcpu)
+            try FaultingMSRs.set(vcpu, faulting: true)
         } catch {
             return support
         }
