@@ -209,8 +209,7 @@ struct CPUIDInterposer: ~Copyable {
         guard !faultingMSRs.guestFaulting,
             let frame = InterruptFrame(at: vcpu.copies.pointee.regs.rsp, linear, vcpu),
             frame.fromUser, frame.errorCode == 0,
-            let code = InterruptFrame.segment(frame.cs, linear, vcpu),
-            let stack = InterruptFrame.segment(frame.ss, linear, vcpu),
+            let (code, stack) = frame.segments(linear, vcpu),
             let length = cpuidLength(at: code.base &+ frame.rip, linear, vcpu)
         else { return try resume(vcpu) }
         var special = linear.special
@@ -218,6 +217,7 @@ struct CPUIDInterposer: ~Copyable {
             answered.faults += try answer(&registers, vcpu)
             frame.unwind(&registers, &special, code: code, stack: stack, past: length)
         }
+        special.tr.type = plan.taskType
         vcpu.copies.pointee.sregs = special
         vcpu.copyIn(.special)
         try trapIfStepped(vcpu, special)

@@ -30,6 +30,8 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     let plants: Bool
     /// RFLAGS.RF suppresses a breakpoint once; otherwise the VMM steps over it.
     let resumeFlagWorks: Bool
+    /// ``BreakpointSupport/taskType``.
+    let taskType: UInt8
     /// What a vCPU's table has, under all that is live.
     let leaves: TallyLeaves
     /// Why not all that was asked for is there; nil when it is.
@@ -45,7 +47,7 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
         self.host = host
         self.leaves = leaves
         (fault, sites, searches, watchesGate, tableLoads) = (false, [], [], false, [])
-        (plants, resumeFlagWorks, shortfall) = (false, false, nil)
+        (plants, resumeFlagWorks, taskType, shortfall) = (false, false, 11, nil)
     }
 
     /// Whether any reading is live.
@@ -122,7 +124,8 @@ extension LiveCPUIDPlan {
         default: break
         }
         self.host = .none
-        leaves = floor
+        // A snapshot that the guest does not get is none.
+        leaves = support.rangeIsTaken ? .none : floor
         fault = wantsFault && support.faulting
         watchesGate = fault && support.writes
         let limit = Self.siteLimit(watchesGate: watchesGate)
@@ -133,8 +136,14 @@ extension LiveCPUIDPlan {
         // What is planted is there for all vCPUs, but each has its own breakpoint to wait for.
         plants = !fault && !self.sites.isEmpty && support.privilegedFaults && cpus == 1
         resumeFlagWorks = support.resumeFlag
+        taskType = support.taskType
         shortfall =
-            sites.count + searches.count > limit
-            ? "only the first \(limit) of \(sites.count + searches.count) sites are live" : support.missing
+            if support.rangeIsTaken {
+                "this host's KVM has answers of its own to CPUID 0x4FFFFFFF, which are not ours (docs/cpuid-abi.md)"
+            } else if sites.count + searches.count > limit {
+                "only the first \(limit) of \(sites.count + searches.count) sites are live"
+            } else {
+                support.missing
+            }
     }
 }
