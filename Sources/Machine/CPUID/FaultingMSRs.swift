@@ -1,11 +1,11 @@
 import KVM
 
 /// The guest's own view of CPUID faulting, while the VMM uses the real one (SDM vol. 3B 20.15, vol. 4 table 2-2).
-struct FaultingMSRs {
+package struct FaultingMSRs {
     /// MSR_PLATFORM_INFO; bit 31: CPUID faulting exists.
     static let platformInfo: UInt32 = 0xCE
     /// MSR_MISC_FEATURES_ENABLES; bit 0: CPUID faults at CPL > 0.
-    static let miscFeaturesEnables: UInt32 = 0x140
+    package static let miscFeaturesEnables: UInt32 = 0x140
 
     /// MSR_LSTAR, where SYSCALL goes. A kernel sets it up on each CPU before ring 3 first runs there; Linux, in
     /// cpu_init(), right after the IDT (trap_init(), start_secondary()).
