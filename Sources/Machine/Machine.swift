@@ -109,7 +109,8 @@ public final class Machine {
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
         try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC, isTest: guest.isTest)
         plan = try LiveCPUIDPlan(
-            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
+            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host,
+            tableLoads: { [memory] limit in DescriptorTableLoads.find(in: memory, boot.identityMapped, limit: limit) }
         ) { () throws(MachineError) in
             if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
@@ -260,7 +261,7 @@ public final class Machine {
                 anchors.append(.init(symbol: "entry_SYSCALL_64", address: address))
             }
             if let special = try? vcpu.loop.vcpu.specialRegisters(),
-                let address = LinearMemory(memory: memory, special: special).generalProtectionHandler(vcpu.loop.vcpu)
+                let address = LinearMemory(memory: memory, special: special).faultGate()?.handler
             {
                 anchors.append(.init(symbol: "asm_exc_general_protection", address: address))
             }
@@ -371,19 +372,20 @@ public final class Machine {
     private static func sendToUserspace(
         _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
+        var filter = configuration.userspaceMSRs.map { range in
+            MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
+        }
+        if plan.watchesFaulting {
+            filter += FaultingMSRs.filter
+        }
         do throws(KVMError) {
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
-            if !msrs.isEmpty {
+            if !filter.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
-                try vm.setMSRFilter(
-                    defaultAllow: true,
-                    ranges: msrs.map { range in
-                        MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
-                    })
+                try vm.setMSRFilter(defaultAllow: true, ranges: filter)
             }
         } catch {
             throw .kvm(error)
