@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What ftrace calls at the first instruction of the functions of KVM that must not go through its own
+ * trampoline.  On the stack: the address in that function to go on at, then the one that it returns to.
+ */
+#include <linux/linkage.h>
+#include <asm/ibt.h>
+#include <asm/nospec-branch.h>
+#include <asm/unwind_hints.h>
+
+	.text
+
+.macro save_arguments
+	push	%rdi
+	push	%rsi
+	push	%rdx
+	push	%rcx
+	push	%r8
+	push	%r9
+.endm
+
+.macro restore_arguments
+	pop	%r9
+	pop	%r8
+	pop	%rcx
+	pop	%rdx
+	pop	%rsi
+	pop	%rdi
+.endm
+
+/*
+ * kvm_cpuid(vcpu, eax, ebx, ecx, edx, exact_only): our leaves go to vmtally_cpuid(), and when that has
+ * answered, to kvm_cpuid()'s caller.  For all others this is seven instructions, where a handler of ftrace
+ * with IPMODIFY would be sixty.
+ */
+SYM_FUNC_START(vmtally_cpuid_stub)
+	mov	(%rsi), %eax
+	xor	$0x4fffff00, %eax
+	cmp	$0xff, %eax
+	jbe	.Lours
+	RET
+.Lours:
+	save_arguments
+	call	vmtally_cpuid
+	restore_arguments
+	test	%al, %al
+	jnz	.Lanswered
+	RET
+.Lanswered:
+	add	$8, %rsp	/* not to kvm_cpuid() */
+	mov	$1, %eax
+	RET
+SYM_FUNC_END(vmtally_cpuid_stub)
+STACK_FRAME_NON_STANDARD vmtally_cpuid_stub
+
+/* kvm_arch_vcpu_postcreate(vcpu), in a context that may sleep, as ftrace's handlers may not. */
+SYM_FUNC_START(vmtally_created_stub)
+	save_arguments
+	call	vmtally_vcpu_created
+	restore_arguments
+	RET
+SYM_FUNC_END(vmtally_created_stub)
