@@ -58,16 +58,9 @@ static noinline struct vmtally_account *find_and_remember(struct kvm_vcpu *vcpu)
 	return account;
 }
 
-static __always_inline struct vmtally_account *account_of(struct kvm_vcpu *vcpu)
+static __always_inline bool is_ignored(struct kvm_vcpu *vcpu)
 {
-	struct vmtally_account *account;
-
-	if (this_cpu_read(vmtally_cpu.ignored) == vcpu)
-		return NULL;
-	account = this_cpu_read(vmtally_cpu.last);
-	if (likely(READ_ONCE(account->vcpu) == vcpu))
-		return account;
-	return find_and_remember(vcpu);
+	return this_cpu_read(vmtally_cpu.ignored) == vcpu;
 }
 
 struct vmtally_account *vmtally_find(struct kvm_vcpu *vcpu)
@@ -121,7 +114,7 @@ static __always_inline u32 exit_code(struct kvm_vcpu *vcpu, u32 vendor)
 {
 	void *v = vcpu, *vmcb;
 
-	if (vendor == VMTALLY_VMX)	/* the basic reason: the flags above it are not one */
+	if (likely(vendor == VMTALLY_VMX))	/* the basic reason: the flags above it are not one */
 		return *(u16 *)(v + vmtally_exit_info.vmx_reason);
 	vmcb = *(void **)(v + vmtally_exit_info.svm_vmcb);
 	return *(u32 *)(vmcb + vmtally_exit_info.svm_code);
@@ -135,33 +128,27 @@ static __always_inline u32 dense_index(u32 code)
 }
 
 /* The place of a reason that has none by index; makes one if this is its first exit. */
-static noinline struct vmtally_reason *find_place(struct vmtally_account *account, u32 code)
+static noinline struct vmtally_place *find_place(struct vmtally_account *account, u32 code)
 {
-	struct vmtally_reason *reason;
+	struct vmtally_place *place;
 	u32 index, n = account->nr_reasons, i;
 
 	for (i = 0; i < n; i++)
-		if (account->reasons[i].code == code)
-			return &account->reasons[i];
+		if (account->places[i].code == code)
+			return &account->places[i];
 	if (n == VMTALLY_NR_REASONS)	/* the last is for all that come after it */
-		return &account->reasons[n - 1];
-	reason = &account->reasons[n];
-	reason->code = n == VMTALLY_NR_REASONS - 1 ? ~1u : code;
+		return &account->places[n - 1];
+	place = &account->places[n];
+	place->code = n == VMTALLY_NR_REASONS - 1 ? ~1u : code;
+	place->min = U64_MAX;
+	if (n < VMTALLY_NR_HISTOGRAMS)
+		place->histogram = account->histograms[n];
 	index = dense_index(code);
 	if (index < VMTALLY_NR_DENSE)
-		account->place[index] = n;
+		WRITE_ONCE(account->place_of[index], place);
 	/* Pairs with smp_load_acquire() by readers: the code is there first. */
 	smp_store_release(&account->nr_reasons, n + 1);
-	return reason;
-}
-
-static __always_inline struct vmtally_reason *place_of(struct vmtally_account *account, u32 code)
-{
-	u32 index = dense_index(code);
-
-	if (likely(index < VMTALLY_NR_DENSE && account->place[index] != VMTALLY_NO_PLACE))
-		return &account->reasons[account->place[index]];
-	return find_place(account, code);
+	return place;
 }
 
 /* ---- the clock ---- */
@@ -185,8 +172,7 @@ static __always_inline void charge(struct vmtally_account *account)
 	account->time[account->state] += cycles;
 	if (account->state == VMTALLY_TIME_KERNEL || account->state == VMTALLY_TIME_PREEMPTED) {
 		account->cost += cycles;
-		if (account->reason)
-			account->reason->cycles += cycles;
+		account->reason->cycles += cycles;
 	}
 }
 
@@ -213,82 +199,109 @@ static noinline void reconcile(struct kvm_vcpu *vcpu, struct vmtally_account *ac
 {
 	s64 more = vcpu->stat.exits - account->expected;
 
-	account->expected = vcpu->stat.exits;
+	account->expected += more;
 	if (account->set_expected)
 		account->set_expected = false;
 	else if (more > 0)
 		account->unseen += more;
-	else if (more < 0)
+	else
 		account->resets++;
 }
 
 /* ---- events ---- */
 
-static __always_inline void ended(struct vmtally_account *account, struct vmtally_reason *reason, u64 cost)
+static __always_inline void ended(struct vmtally_place *place, u64 cost)
 {
-	u32 place = reason - account->reasons;
+	u64 *histogram = place->histogram, bucket, shift;
 
-	if (cost < reason->min)
-		reason->min = cost;
-	if (cost > reason->max)
-		reason->max = cost;
-	if (likely(place < VMTALLY_NR_HISTOGRAMS)) {
-		u32 shift = __fls(cost | 32) - VMTALLY_SUB_BUCKET_BITS;
-		u32 bucket = (shift << VMTALLY_SUB_BUCKET_BITS) + (cost >> shift);
-
-		account->histograms[place][min_t(u32, bucket, VMTALLY_NR_BUCKETS - 1)]++;
+	if (cost < place->min)
+		place->min = cost;
+	if (cost > place->max)
+		place->max = cost;
+	if (likely(histogram)) {
+		shift = __fls(cost | 32) - VMTALLY_SUB_BUCKET_BITS;
+		bucket = (shift << VMTALLY_SUB_BUCKET_BITS) + (cost >> shift);
+		if (unlikely(bucket >= VMTALLY_NR_BUCKETS))
+			bucket = VMTALLY_NR_BUCKETS - 1;
+		histogram[bucket]++;
 	}
 }
 
-/* An entry whose exit was not seen, or was before the account. */
-static noinline void odd_entry(struct kvm_vcpu *vcpu, struct vmtally_account *account)
+/*
+ * The two probes are short where they can be, and go on elsewhere by a jump where they cannot: so they
+ * save no register, and the VMs that are not allowed pay for no more than one comparison.
+ */
+
+static __always_inline void check_count(struct kvm_vcpu *vcpu, struct vmtally_account *account)
 {
-	if (account->state == VMTALLY_NOT_STARTED) {
-		account->set_expected = true;
-		start(account, VMTALLY_TIME_GUEST);
-		return;
-	}
-	if (account->state != VMTALLY_TIME_GUEST) {
-		charge(account);
-		if (account->reason)
-			ended(account, account->reason, account->cost);
-	}
-	account->state = VMTALLY_TIME_GUEST;
-}
-
-void vmtally_probe_entry(void *data, struct kvm_vcpu *vcpu)
-{
-	struct vmtally_account *account = account_of(vcpu);
-
-	if (!account)
-		return;
-	if (likely(account->state == VMTALLY_TIME_KERNEL && account->reason)) {
-		struct vmtally_reason *reason = account->reason;
-		u64 cycles = lap(account), cost = account->cost + cycles;
-
-		account->time[VMTALLY_TIME_KERNEL] += cycles;
-		reason->cycles += cycles;
-		ended(account, reason, cost);
-		account->state = VMTALLY_TIME_GUEST;
-	} else {
-		odd_entry(vcpu, account);
-	}
 	if (unlikely(vcpu->stat.exits != account->expected))
 		reconcile(vcpu, account);
 }
 
-static __always_inline void count(struct vmtally_account *account, u32 code)
+/* An entry whose exit was not seen, or was before the account, or was not the last thing that happened. */
+static noinline void odd_entry(struct kvm_vcpu *vcpu)
 {
-	struct vmtally_reason *reason = place_of(account, code);
+	struct vmtally_account *account = find_and_remember(vcpu);
 
-	reason->count++;
-	account->reason = reason;
+	if (!account)
+		return;
+	switch (account->state) {
+	case VMTALLY_NOT_STARTED:
+		account->set_expected = true;
+		start(account, VMTALLY_TIME_GUEST);
+		break;
+	case VMTALLY_TIME_GUEST:
+		break;
+	default:
+		charge(account);
+		ended(account->reason, account->cost);
+		account->state = VMTALLY_TIME_GUEST;
+		break;
+	}
+	check_count(vcpu, account);
+}
+
+static noinline void entry(struct kvm_vcpu *vcpu)
+{
+	struct vmtally_account *account;
+	struct vmtally_place *place;
+	u64 cycles;
+
+	account = this_cpu_read(vmtally_cpu.last);
+	if (unlikely(READ_ONCE(account->vcpu) != vcpu || account->state != VMTALLY_TIME_KERNEL)) {
+		odd_entry(vcpu);
+		return;
+	}
+	place = account->reason;
+	cycles = lap(account);
+	account->time[VMTALLY_TIME_KERNEL] += cycles;
+	account->state = VMTALLY_TIME_GUEST;
+	place->cycles += cycles;
+	ended(place, account->cost + cycles);
+	check_count(vcpu, account);
+}
+
+void vmtally_probe_entry(void *data, struct kvm_vcpu *vcpu)
+{
+	if (!is_ignored(vcpu))
+		entry(vcpu);
+}
+
+static __always_inline void count(struct vmtally_account *account, struct vmtally_place *place)
+{
+	place->count++;
+	account->reason = place;
 	account->exits++;
 	account->expected++;
 	account->cost = 0;
 }
 
-static noinline void odd_exit(struct vmtally_account *account)
+static noinline void count_code(struct vmtally_account *account, u32 code)
+{
+	count(account, find_place(account, code));
+}
+
+static void begin_exit(struct vmtally_account *account)
 {
 	if (account->state == VMTALLY_NOT_STARTED) {
 		account->set_expected = true;
@@ -298,19 +311,40 @@ static noinline void odd_exit(struct vmtally_account *account)
 	}
 }
 
-void vmtally_probe_exit(void *data, struct kvm_vcpu *vcpu, u32 isa)
+static noinline void odd_exit(struct kvm_vcpu *vcpu, u32 isa)
 {
-	struct vmtally_account *account = account_of(vcpu);
+	struct vmtally_account *account = find_and_remember(vcpu);
 
 	if (!account)
 		return;
-	if (likely(account->state == VMTALLY_TIME_GUEST)) {
-		account->time[VMTALLY_TIME_GUEST] += lap(account);
-		account->state = VMTALLY_TIME_KERNEL;
-	} else {
-		odd_exit(account);
+	begin_exit(account);
+	count_code(account, exit_code(vcpu, isa));
+}
+
+static noinline void leave(struct kvm_vcpu *vcpu, u32 isa)
+{
+	struct vmtally_account *account;
+	u32 code, index;
+
+	account = this_cpu_read(vmtally_cpu.last);
+	if (unlikely(READ_ONCE(account->vcpu) != vcpu || account->state != VMTALLY_TIME_GUEST)) {
+		odd_exit(vcpu, isa);
+		return;
 	}
-	count(account, exit_code(vcpu, isa));
+	code = exit_code(vcpu, isa);
+	account->time[VMTALLY_TIME_GUEST] += lap(account);
+	account->state = VMTALLY_TIME_KERNEL;
+	index = dense_index(code);
+	if (likely(index < VMTALLY_NR_DENSE && account->place_of[index]))
+		count(account, account->place_of[index]);
+	else
+		count_code(account, code);
+}
+
+void vmtally_probe_exit(void *data, struct kvm_vcpu *vcpu, u32 isa)
+{
+	if (!is_ignored(vcpu))
+		leave(vcpu, isa);
 }
 
 /* KVM_RUN is called. */
@@ -396,20 +430,18 @@ static bool is_defined(u32 code)
 	}
 }
 
-static const struct vmtally_reason *look_up(const struct vmtally_account *account, u32 code)
+static const struct vmtally_place *look_up(const struct vmtally_account *account, u32 code)
 {
 	u32 index = dense_index(code), n, i;
 
 	if (index < VMTALLY_NR_DENSE) {
-		index = account->place[array_index_nospec(index, VMTALLY_NR_DENSE)];
-		if (index >= VMTALLY_NR_REASONS)
-			return NULL;
-		return &account->reasons[array_index_nospec(index, VMTALLY_NR_REASONS)];
+		index = array_index_nospec(index, VMTALLY_NR_DENSE);
+		return READ_ONCE(account->place_of[index]);
 	}
 	n = smp_load_acquire(&account->nr_reasons);	/* pairs with find_place() */
 	for (i = 0; i < n; i++)
-		if (account->reasons[i].code == code)
-			return &account->reasons[i];
+		if (account->places[i].code == code)
+			return &account->places[i];
 	return NULL;
 }
 
@@ -425,11 +457,11 @@ static void add_total(struct sum *sum, const struct vmtally_account *account)
 
 static void add_reason(struct sum *sum, const struct vmtally_account *account, u32 code)
 {
-	const struct vmtally_reason *reason = look_up(account, code);
+	const struct vmtally_place *place = look_up(account, code);
 
-	if (reason) {
-		sum->exits += READ_ONCE(reason->count);
-		sum->cycles += READ_ONCE(reason->cycles);
+	if (place) {
+		sum->exits += READ_ONCE(place->count);
+		sum->cycles += READ_ONCE(place->cycles);
 	}
 }
 
@@ -483,8 +515,8 @@ bool vmtally_cpuid(struct kvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx
 		return false;
 	vm = account->vm;
 	if (account->state == VMTALLY_NOT_STARTED) {	/* allowed after this very exit */
-		odd_exit(account);
-		count(account, exit_code(vcpu, vmtally_exit_info.vendor));
+		begin_exit(account);
+		count_code(account, exit_code(vcpu, vmtally_exit_info.vendor));
 	} else if (!account->set_expected && vcpu->stat.exits != account->expected) {
 		reconcile(vcpu, account);
 	}

@@ -30,16 +30,18 @@
 
 /*
  * kvm_cpuid(vcpu, eax, ebx, ecx, edx, exact_only): our leaves go to vmtally_cpuid(), and when that has
- * answered, to kvm_cpuid()'s caller.  For all others this is seven instructions, where a handler of ftrace
+ * answered, to kvm_cpuid()'s caller.  For all others this is four instructions, where a handler of ftrace
  * with IPMODIFY would be sixty.
  */
-SYM_FUNC_START(vmtally_cpuid_stub)
-	mov	(%rsi), %eax
-	xor	$0x4fffff00, %eax
-	cmp	$0xff, %eax
-	jbe	.Lours
+SYM_CODE_START(vmtally_cpuid_stub)
+	UNWIND_HINT_FUNC
+	cmpw	$0x4fff, 2(%rsi)
+	je	.Lmaybe_ours
+.Lnot_ours:
 	RET
-.Lours:
+.Lmaybe_ours:
+	cmpb	$0xff, 1(%rsi)
+	jne	.Lnot_ours
 	save_arguments
 	call	vmtally_cpuid
 	restore_arguments
@@ -48,10 +50,10 @@ SYM_FUNC_START(vmtally_cpuid_stub)
 	RET
 .Lanswered:
 	add	$8, %rsp	/* not to kvm_cpuid() */
+	UNWIND_HINT_FUNC
 	mov	$1, %eax
 	RET
-SYM_FUNC_END(vmtally_cpuid_stub)
-STACK_FRAME_NON_STANDARD vmtally_cpuid_stub
+SYM_CODE_END(vmtally_cpuid_stub)
 
 /* kvm_arch_vcpu_postcreate(vcpu), in a context that may sleep, as ftrace's handlers may not. */
 SYM_FUNC_START(vmtally_created_stub)

@@ -99,6 +99,19 @@ static int piece(struct transfer *t, const void *from, u64 size)
 	return 0;
 }
 
+static int piece_reason(struct transfer *t, const struct vmtally_place *place)
+{
+	const struct vmtally_reason reason = {
+		.code = place->code,
+		.count = READ_ONCE(place->count),
+		.cycles = READ_ONCE(place->cycles),
+		.min = READ_ONCE(place->min),
+		.max = READ_ONCE(place->max),
+	};
+
+	return piece(t, &reason, sizeof(reason));
+}
+
 static ssize_t vm_read(struct file *file, char __user *to, size_t size, loff_t *at)
 {
 	struct transfer t = { .to = to, .left = size, .at = *at };
@@ -106,7 +119,7 @@ static ssize_t vm_read(struct file *file, char __user *to, size_t size, loff_t *
 	struct vmtally_vm *vm = reader->vm;
 	struct vmtally_account *account;
 	struct vmtally_vcpu vcpu;
-	u32 i, n;
+	u32 i, j, n;
 	int r;
 
 	if (*at < 0)
@@ -121,8 +134,10 @@ static ssize_t vm_read(struct file *file, char __user *to, size_t size, loff_t *
 		account = READ_ONCE(vm->vcpus[i]);
 		fill_vcpu(account, &vcpu);
 		r = piece(&t, &vcpu, sizeof(vcpu));
+		for (j = 0; j < vcpu.nr_reasons && !r; j++)
+			r = piece_reason(&t, &account->places[j]);
 		if (!r)
-			r = piece(&t, account ? account->reasons : NULL, sizeof(account->reasons));
+			r = piece(&t, NULL, (VMTALLY_NR_REASONS - j) * sizeof(struct vmtally_reason));
 	}
 	for (i = 0; i < n && t.left && !r; i++) {
 		account = READ_ONCE(vm->vcpus[i]);

@@ -154,7 +154,7 @@ static void drop_dead_vms(void)
 static int add_vcpu(struct vmtally_vm *vm, struct kvm_vcpu *vcpu)
 {
 	struct vmtally_account *account;
-	u32 index = vcpu->vcpu_idx, i;
+	u32 index = vcpu->vcpu_idx;
 
 	if (index >= KVM_MAX_VCPUS)
 		return -EINVAL;
@@ -168,9 +168,7 @@ static int add_vcpu(struct vmtally_vm *vm, struct kvm_vcpu *vcpu)
 	account->vm = vm;
 	account->id = vcpu->vcpu_id;
 	account->state = VMTALLY_NOT_STARTED;
-	memset(account->place, VMTALLY_NO_PLACE, sizeof(account->place));
-	for (i = 0; i < VMTALLY_NR_REASONS; i++)
-		account->reasons[i].min = U64_MAX;
+	account->reason = &account->none;
 	if (vcpu->stat.exits)
 		WRITE_ONCE(vm->flags, vm->flags | VMTALLY_VM_JOINED_RUNNING);
 	WRITE_ONCE(vm->vcpus[index], account);

@@ -29,12 +29,18 @@
 
 /* Codes that find their place by an index: 0 to 0xff and 0x400 to 0x40f. */
 #define VMTALLY_NR_DENSE	0x110
-#define VMTALLY_NO_PLACE	0xff
 
 typedef u64 vmtally_histogram_t[VMTALLY_NR_BUCKETS];
 
 /* vmtally_account.state, beside enum vmtally_time */
 #define VMTALLY_NOT_STARTED	VMTALLY_NR_TIMES
+
+/* What a vCPU had for one reason: struct vmtally_reason, and where its histogram is, if it has one. */
+struct vmtally_place {
+	u32 code;
+	u64 count, cycles, min, max;
+	u64 *histogram;
+};
 
 /*
  * A vCPU's account.  Its only writer is the task that runs the vCPU; readers may be anywhere, and get each
@@ -45,7 +51,7 @@ struct vmtally_account {
 	struct kvm_vcpu *vcpu;		/* whose; NULL once it is nobody's any more */
 	u64 stamp;			/* TSC of the last change of state */
 	u64 expected;			/* what KVM's own count of exits should be */
-	struct vmtally_reason *reason;	/* of the last exit */
+	struct vmtally_place *reason;	/* of the last exit, never NULL */
 	u64 cost;			/* cycles of the exit in progress */
 	u64 exits, unseen;
 	u32 state;
@@ -55,8 +61,9 @@ struct vmtally_account {
 
 	bool set_expected;		/* from KVM's count, at the next entry */
 	u64 resets, first;
-	u8 place[VMTALLY_NR_DENSE];
-	struct vmtally_reason reasons[VMTALLY_NR_REASONS];
+	struct vmtally_place *place_of[VMTALLY_NR_DENSE];
+	struct vmtally_place places[VMTALLY_NR_REASONS];
+	struct vmtally_place none;	/* for time in the kernel before the first exit */
 
 	struct vmtally_vm *vm;
 	struct hlist_node node;		/* in vmtally_accounts */
