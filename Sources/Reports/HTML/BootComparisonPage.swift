@@ -32,20 +32,15 @@ public struct BootComparisonPage: Sendable {
         let found =
             significant == 0
             ? "No change stands out from chance." : "\(significant) changes stand out from chance, shown first."
-        guard let limit else { return found }
-        let regressions = comparisons.flatMap { $0.regressions(above: limit) }
-        return found
-            + (regressions.isEmpty
-                ? " No regression over \(BootComparisonReport.percent(limit))."
-                : " Regression over \(BootComparisonReport.percent(limit)): "
-                    + regressions.map { $0.row.name }.joined(separator: ", ") + ".")
+        guard let gate = BootComparisonReport(comparisons, limit: limit).gate else { return found }
+        return found + BootComparisonReport.lines(gate).map { " \($0)." }.joined()
     }
 
     // MARK: - One pair of configurations
 
     private func section(_ pair: BootComparison.Pair, _ comparison: BootComparison) -> Markup {
         let labels = (comparison.baseline.label, comparison.candidate.label)
-        let remarks = pair.remarks.map { "<li>\($0)</li>\n" as Markup }
+        let remarks = (pair.remarks + pair.unjudged).map { "<li>\($0)</li>\n" as Markup }
         var body: Markup = "<section><h2>\(pair.after.name)</h2>\n"
         body +=
             "<p class=\"muted\">\(pair.before.runs.count) boots of \(labels.0), \(pair.after.runs.count) of \(labels.1)</p>\n"
