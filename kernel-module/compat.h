@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Where the kernels that this module is built for differ: 6.1, 6.12, 7.3. */
+/*
+ * Where the kernels that this module is built for differ: 6.1, 6.12, 7.3.  Kbuild looks into the headers:
+ * distributions' kernels have more than their number says.
+ */
 #ifndef VMTALLY_COMPAT_H
 #define VMTALLY_COMPAT_H
 
 #include <linux/ftrace.h>
 #include <linux/kvm_host.h>
 #include <linux/sched.h>
-#include <linux/version.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
-#error "vmtally is for Linux 6.1 and later"
-#endif
 #if !defined(CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS) || !defined(CONFIG_DYNAMIC_FTRACE_WITH_ARGS)
 #error "vmtally needs CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS and CONFIG_DYNAMIC_FTRACE_WITH_ARGS"
 #endif
@@ -22,7 +21,7 @@
 #include <asm/msr.h>
 #include <asm/tsc.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#ifdef VMTALLY_DIRECT_MULTI
 #define vmtally_register_direct(ops, addr)	register_ftrace_direct_multi(ops, addr)
 #define vmtally_unregister_direct(ops, addr)	unregister_ftrace_direct_multi(ops, addr)
 #else
@@ -46,10 +45,10 @@ static __always_inline enum vmtally_put vmtally_why_put(struct kvm_vcpu *vcpu)
 {
 	if (READ_ONCE(vcpu->preempted))
 		return PUT_PREEMPTED;
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)
-	return current->on_rq ? PUT_USERSPACE : PUT_SLEEPS;
-#else
+#ifdef VMTALLY_SCHEDULED_OUT
 	return READ_ONCE(vcpu->scheduled_out) ? PUT_SLEEPS : PUT_USERSPACE;
+#else
+	return current->on_rq ? PUT_USERSPACE : PUT_SLEEPS;
 #endif
 }
 

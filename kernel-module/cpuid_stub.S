@@ -2,8 +2,10 @@
 /*
  * What ftrace calls at the first instruction of the functions of KVM that must not go through its own
  * trampoline.  On the stack: the address in that function to go on at, then the one that it returns to.
+ * They are never called through their addresses, so they have no ENDBR.
  */
 #include <linux/linkage.h>
+#include <linux/objtool.h>
 #include <asm/ibt.h>
 #include <asm/nospec-branch.h>
 #include <asm/unwind_hints.h>
@@ -34,6 +36,7 @@
  * with IPMODIFY would be sixty.
  */
 SYM_CODE_START(vmtally_cpuid_stub)
+	ANNOTATE_NOENDBR
 	UNWIND_HINT_FUNC
 	cmpw	$0x4fff, 2(%rsi)
 	je	.Lmaybe_ours
@@ -56,9 +59,11 @@ SYM_CODE_START(vmtally_cpuid_stub)
 SYM_CODE_END(vmtally_cpuid_stub)
 
 /* kvm_arch_vcpu_postcreate(vcpu), in a context that may sleep, as ftrace's handlers may not. */
-SYM_FUNC_START(vmtally_created_stub)
+SYM_CODE_START(vmtally_created_stub)
+	ANNOTATE_NOENDBR
+	UNWIND_HINT_FUNC
 	save_arguments
 	call	vmtally_vcpu_created
 	restore_arguments
 	RET
-SYM_FUNC_END(vmtally_created_stub)
+SYM_CODE_END(vmtally_created_stub)

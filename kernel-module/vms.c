@@ -35,7 +35,7 @@ struct rule {
 	char name[MAX_NAME];	/* or "" */
 };
 
-DEFINE_MUTEX(vmtally_lock);
+DEFINE_MUTEX(vmtally_lock);	/* all that follows, and each VM's list of vCPUs */
 LIST_HEAD(vmtally_vms);
 static LIST_HEAD(rules);
 static int nr_rules;
@@ -161,7 +161,8 @@ static int add_vcpu(struct vmtally_vm *vm, struct kvm_vcpu *vcpu)
 	account = kvzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
 	if (!account)
 		goto no_memory;
-	account->histograms = __vmalloc(VMTALLY_NR_HISTOGRAMS * sizeof(vmtally_histogram_t), GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	account->histograms = __vmalloc(VMTALLY_NR_HISTOGRAMS * sizeof(vmtally_histogram_t),
+					GFP_KERNEL_ACCOUNT | __GFP_ZERO);
 	if (!account->histograms)
 		goto no_memory;
 	account->vcpu = vcpu;
@@ -173,7 +174,7 @@ static int add_vcpu(struct vmtally_vm *vm, struct kvm_vcpu *vcpu)
 		WRITE_ONCE(vm->flags, vm->flags | VMTALLY_VM_JOINED_RUNNING);
 	WRITE_ONCE(vm->vcpus[index], account);
 	if (index >= vm->nr_vcpus)
-		smp_store_release(&vm->nr_vcpus, index + 1);
+		smp_store_release(&vm->nr_vcpus, index + 1);	/* pairs with readers' acquire */
 	vm->nr_alive++;
 	vmtally_account_add(account);
 	return 0;
@@ -264,13 +265,17 @@ static bool has_name(struct task_struct *task, const char *name)
 
 /* ---- rules ---- */
 
+/* By address space, or by name if that is NULL. */
 static struct rule *find_rule(struct mm_struct *mm, const char *name)
 {
 	struct rule *rule;
 
-	list_for_each_entry(rule, &rules, node)
-		if (mm ? rule->mm == mm : !rule->mm && !strcmp(rule->name, name))
+	list_for_each_entry(rule, &rules, node) {
+		if (mm && rule->mm == mm)
 			return rule;
+		if (!mm && !rule->mm && !strcmp(rule->name, name))
+			return rule;
+	}
 	return NULL;
 }
 
@@ -322,7 +327,7 @@ static int make_rule(struct mm_struct *mm, struct task_struct *task, const char 
 
 static bool is_allowed(struct mm_struct *mm, struct task_struct *owner)
 {
-	struct rule *rule = find_rule(mm, NULL);
+	struct rule *rule = find_rule(mm, "");
 
 	if (rule)
 		return !rule->deny;
@@ -480,7 +485,7 @@ int vmtally_allow_pid(pid_t nr)
 		if (!r)
 			r = allow_one(task, true);
 		if (r)
-			free_rule(find_rule(mm, NULL));
+			free_rule(find_rule(mm, ""));
 		else
 			no_longer_ignored();
 	}
@@ -606,7 +611,7 @@ int vmtally_disallow_pid(pid_t nr)
 
 	if (mm) {
 		mutex_lock(&vmtally_lock);
-		rule = find_rule(mm, NULL);
+		rule = find_rule(mm, "");
 		if (rule)
 			free_rule(rule);
 		if (is_allowed(mm, task))

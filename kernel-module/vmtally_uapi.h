@@ -29,9 +29,9 @@ enum vmtally_time {
 };
 
 /* vmtally_header.flags */
-#define VMTALLY_VM_JOINED_RUNNING	(1 << 0)	/* counting began while the VM was running already */
-#define VMTALLY_VM_GONE			(1 << 1)	/* destroyed or no longer allowed: nothing changes any more */
-#define VMTALLY_VM_INCOMPLETE		(1 << 2)	/* no memory for one of its vCPUs, which is not counted */
+#define VMTALLY_VM_JOINED_RUNNING	0x1		/* counting began while the VM was running already */
+#define VMTALLY_VM_GONE			0x2	/* destroyed or no longer allowed: nothing changes any more */
+#define VMTALLY_VM_INCOMPLETE		0x4	/* no memory for one of its vCPUs, which is not counted */
 
 struct vmtally_header {
 	__u64 magic;
