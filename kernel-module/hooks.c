@@ -219,6 +219,18 @@ static bool hooked;
 
 static const int handled[] = { DESTROYED, RUN, LOAD, PUT, HALT, BLOCK, ACCEPT };
 
+/* ftrace does not clear what it has set when it refuses, and refuses what is set. */
+static int register_direct(struct ftrace_ops *ops, unsigned long stub)
+{
+	int r = vmtally_register_direct(ops, stub);
+
+	if (r) {
+		ops->func = NULL;
+		ops->trampoline = 0;
+	}
+	return r;
+}
+
 /*
  * The order matters: what ends a state or an account first.  -EBUSY is ftrace's for a function that a
  * livepatch or a BPF trampoline has, and for kernel.ftrace_enabled=0.
@@ -232,10 +244,10 @@ int vmtally_hooks_on(void)
 	r = register_ftrace_function(&handler_ops);
 	if (r)
 		goto out;
-	r = vmtally_register_direct(&created_ops, (unsigned long)vmtally_created_stub);
+	r = register_direct(&created_ops, (unsigned long)vmtally_created_stub);
 	if (r)
 		goto no_created;
-	r = vmtally_register_direct(&cpuid_ops, (unsigned long)vmtally_cpuid_stub);
+	r = register_direct(&cpuid_ops, (unsigned long)vmtally_cpuid_stub);
 	if (r)
 		goto no_cpuid;
 	r = tracepoint_probe_register(&__tracepoint_kvm_entry, vmtally_probe_entry, NULL);

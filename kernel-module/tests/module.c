@@ -3,10 +3,28 @@
  * What only a module can be asked: it comes, allows, disallows and goes while VMs run. The VMs, the guest
  * and KVM's own statistics are those of kernel-patch/tests/check.c, which is included whole.
  *
- * usage: module late|times|rounds|hostile|leaf|life|l2|watch [NUMBER]
+ * usage: module answers|privileges|late|times|rounds|hostile|leaf|life|l2|watch [NUMBER]
  */
 #define _GNU_SOURCE
 #define MAX_VCPUS 64
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+/* A process that is stopped and goes on sees KVM_CREATE_VM interrupted. */
+static int patient_ioctl(int fd, unsigned long request, unsigned long argument)
+{
+	int r;
+
+	do {
+		r = ioctl(fd, request, argument);
+	} while (r < 0 && errno == EINTR && request == KVM_CREATE_VM);
+	return r;
+}
+
+#define ioctl(fd, request, argument) patient_ioctl(fd, request, (unsigned long)(argument))
 #define main series_main
 #include "../../kernel-patch/tests/check.c"
 #undef main
@@ -193,6 +211,50 @@ static struct vm *new_vm(int nr_vcpus)
 			die("KVM_SET_REGS");
 	}
 	return vm;
+}
+
+/* The leaves, of a VM that is allowed already. */
+static void check_answers(void)
+{
+	struct vm *vm = new_vm(2);
+	uint32_t r[4], q[4];
+
+	leaf(&vm->vcpus[0], 0x4fffff00, 0, r, CMD_LEAF);
+	expect(r[0] == 0x4fffffff && !memcmp(&r[1], "VMTallyExits", 12), "leaf 0x4FFFFF00: %x \"%.12s\"", r[0], (char *)&r[1]);
+	leaf(&vm->vcpus[1], 0x4fffffff, 7, r, CMD_LEAF);
+	leaf(&vm->vcpus[0], 0x4fffffff, 9, q, CMD_LEAF);
+	expect(q[0] > r[0], "leaf 0x4FFFFFFF: %u exits, then %u", r[0], q[0]);
+	leaf(&vm->vcpus[1], 0x4fffff02, 0, r, CMD_LEAF);
+	expect(r[0] && r[0] < q[0], "leaf 0x4FFFFF02: %u exits", r[0]);
+	destroy_vm(vm);
+}
+
+/* The device's mode is no answer: not to a process without the capability, nor to root of a namespace of its own. */
+static void check_privileges(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[2];
+
+	for (int way = 0; way < 2; way++) {
+		pid_t child = fork();
+		int status;
+
+		if (!child) {
+			if (way && unshare(CLONE_NEWUSER))
+				exit(2);
+			if (!way) {
+				if (syscall(SYS_capget, &header, caps))
+					exit(2);
+				caps[0].effective &= ~(1u << CAP_SYS_ADMIN);
+				if (syscall(SYS_capset, &header, caps))
+					exit(2);
+			}
+			exit(open("/dev/vmtally", O_RDWR) < 0 && errno == EPERM ? 0 : 1);
+		}
+		waitpid(child, &status, 0);
+		expect(WIFEXITED(status) && !WEXITSTATUS(status), "%s cannot open the device, whatever its mode",
+		       way ? "root of a user namespace" : "root without CAP_SYS_ADMIN");
+	}
 }
 
 /* ---- work that goes on ---- */
@@ -645,7 +707,11 @@ int main(int argc, char **argv)
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
 		die("/dev/kvm");
-	if (!strcmp(what, "late"))
+	if (!strcmp(what, "answers"))
+		check_answers();
+	else if (!strcmp(what, "privileges"))
+		check_privileges();
+	else if (!strcmp(what, "late"))
 		check_late(number ? number : 2000);
 	else if (!strcmp(what, "times"))
 		check_times(number ? number : 10);
