@@ -1,4 +1,5 @@
 import ExitStats
+import KVM
 
 /// VM exits by reason, as a host kernel with the patches of kernel-patch/ counts and times them.
 public struct HardwareExits: Equatable, Sendable {
@@ -20,7 +21,7 @@ public struct HardwareExits: Equatable, Sendable {
     public let userspaceCycles: UInt64
 
     /// nil where the kernel does not count.
-    init?(_ counters: KernelCounters, _ host: HostAnswers) {
+    package init?(_ counters: KernelCounters, _ host: HostAnswers) {
         guard case .kernel(let vocabulary) = host, let exits = counters.arrays["exit_acct_reason_exits"],
             let cycles = counters.arrays["exit_acct_reason_cycles"]
         else { return nil }

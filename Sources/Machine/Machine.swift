@@ -1,7 +1,10 @@
+import CLinux
 import CLinuxKVM
 import ExitStats
 import Glibc
+import GuestCode
 import KVM
+import Linux
 import Synchronization
 
 /// What to build a machine from.
@@ -27,8 +30,10 @@ public struct MachineConfiguration: Sendable {
     public var bootMarker = BootMarkerConfiguration()
     /// Tally exits by the guest's RIP as well.
     public var talliesByRIP = false
-    /// What the guest of `vmtally bench` finds.
-    var bench: BenchHost?
+    /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
+    package var hasPCTimers = false
+    /// Of a bare-metal guest.
+    package var `extension`: (any MachineExtension)?
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
@@ -100,8 +105,7 @@ public final class Machine {
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
                 fixedHardware: configuration.devices.acpi == .full))
-        // The bench's guest programs the PIT and the TSC deadline timer.
-        let isPC = guest.isPC || configuration.bench != nil && configuration.irqchip != .none
+        let isPC = guest.isPC || configuration.hasPCTimers && configuration.irqchip != .none
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
         try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC, isTest: guest.isTest)
         plan = try LiveCPUIDPlan(
@@ -120,7 +124,7 @@ public final class Machine {
             ? try MachineDevices(
                 pc: configuration.devices, cpus: cpus, splitPins: splitPins, isTest: guest.isTest, output: output,
                 memory: memory, vm: vm, control: control, marker: marker)
-            : MachineDevices(bareMetal: output, marker: marker, bench: configuration.bench)
+            : MachineDevices(bareMetal: output, marker: marker, extension: configuration.extension)
         if isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
@@ -163,7 +167,7 @@ public final class Machine {
 
     /// Creates the VM and loads the guest from a file.
     public convenience init(_ configuration: MachineConfiguration, path: String) throws(MachineError) {
-        let image = try FileImage(path: path)
+        let image = try lifted { () throws(SystemError) in try FileImage(path: path) }
         try self.init(configuration, elf: image.bytes)
     }
 
@@ -215,8 +219,10 @@ public final class Machine {
 
     /// Runs the guest to its end.
     public func run() throws(MachineError) -> RunResult {
-        configuration.bench?.attach(
-            vm, memory, tallies, host, ring: vcpus.first?.loop.vcpu.coalescedRing, statistics: statistics)
+        configuration.extension?.attach(
+            MachineParts(
+                vm: vm, memory: memory, tallies: tallies, host: host, ring: vcpus.first?.loop.vcpu.coalescedRing,
+                statistics: statistics))
         let before = statistics.read()
         let start = monotonicNanoseconds()
         let end = try runThreads()
@@ -282,15 +288,15 @@ public final class Machine {
     }
 
     /// Ends the run from another thread, as its timeout would.
-    func stop() {
+    package func stop() {
         control.finish(.timeout)
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {
-        let signals = try EndingSignals(configuration.endingSignals)
+        let signals = try lifted { () throws(SystemError) in try EndingSignals(configuration.endingSignals) }
         var helper: Thread?
         if let loop = devices.loop {
-            helper = try Thread(name: "devices") { loop.run() }
+            helper = try lifted { () throws(SystemError) in try Thread(name: "devices") { loop.run() } }
         }
         defer {
             devices.loop?.stop()
@@ -302,7 +308,7 @@ public final class Machine {
         let ownDescriptors = devices.loop == nil
         var threads: [Thread] = []
         for vcpu in vcpus {
-            do throws(MachineError) {
+            do throws(SystemError) {
                 threads.append(
                     try Thread(name: "vcpu\(vcpu.loop.index)") {
                         if ownDescriptors {
@@ -315,7 +321,7 @@ public final class Machine {
             } catch {
                 control.finish(.timeout)
                 threads.forEach { $0.join() }
-                throw error
+                throw .system(error)
             }
         }
         let deadline = deadline(milliseconds: configuration.timeoutMilliseconds)

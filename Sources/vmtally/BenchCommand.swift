@@ -1,6 +1,9 @@
 import ArgumentParser
 import BootRecords
+import Bench
 import Glibc
+import HostView
+import Linux
 import Machine
 import ProbeImage
 import Reports

@@ -3,7 +3,7 @@ import ExitStats
 import KVM
 import ProbeImage
 import Testing
-
+@testable import Bench
 @testable import Machine
 
 /// `vmtally bench`: what its figures are made of, and that nothing a guest or a host does ends it.

@@ -1,8 +1,8 @@
+import CLinuxKVM
 import ExitStats
 import KVM
 import Synchronization
 import Testing
-
 @testable import Machine
 
 /// The end of a boot as docs/boot-protocol.md has it: what is counted then, and what the machine does.

@@ -1,7 +1,7 @@
+import CLinuxKVM
 import ExitStats
 import KVM
 import Testing
-
 @testable import Machine
 
 /// Every exit is counted, once, under its reason and its vCPU.

@@ -1,6 +1,6 @@
+import CLinuxKVM
 import KVM
 import Testing
-
 @testable import Machine
 
 /// A guest, the exits it must make, and what it must have seen.

@@ -1,8 +1,8 @@
+import CLinuxKVM
 import ExitStats
 import Glibc
 import KVM
 import Testing
-
 @testable import Machine
 
 /// Exits that this host, or any host, cannot be made to give: made up.

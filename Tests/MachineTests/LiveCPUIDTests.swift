@@ -1,8 +1,9 @@
+import CLinuxKVM
 import ExitStats
 import KVM
 import TestSupport
 import Testing
-
+@testable import GuestCode
 @testable import Machine
 
 /// Leaf 0x4FFFFFFF and its kin: what is answered, and that a guest reads it live.

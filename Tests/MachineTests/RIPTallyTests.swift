@@ -1,8 +1,8 @@
+import CLinuxKVM
 import ExitStats
 import KVM
 import TestSupport
 import Testing
-
 @testable import Machine
 
 /// Exits by the guest's RIP: every one of them, at the instruction that made it.

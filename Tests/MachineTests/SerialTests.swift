@@ -1,8 +1,9 @@
+import CLinuxKVM
 import Glibc
 import KVM
 import Synchronization
 import Testing
-
+@testable import Linux
 @testable import Machine
 
 /// The 16550 as a guest sees it (PC16550D data sheet, table 2).

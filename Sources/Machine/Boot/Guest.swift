@@ -1,4 +1,4 @@
-import CLinuxKVM
+import GuestCode
 import KVM
 
 /// What a machine is to run. The bytes must stay valid until the machine has been built.

@@ -1,5 +1,6 @@
 import CLinuxKVM
 import KVM
+import Linux
 import Synchronization
 
 /// What guest debugging on this host can do, found out by trying it in a VM of its own.
@@ -157,13 +158,15 @@ final class BreakpointTrial {
         let copy = try lifted { () throws(KVMError) in try system.duplicate() }
         let shared = Shared(copy, try RunControl(cpus: 1))
         self.shared = shared
-        thread = try Thread(name: "vmtally-trial") {
-            BreakpointSupport.tryOut(shared.system, table) { vcpu in
-                shared.control.enter(vcpu: 0, runPage: vcpu.runPage)
-            } outcome: { result in
-                shared.control.leave(vcpu: 0)
-                shared.outcome.withLock { $0 = result }
-                shared.control.finish(.halted)
+        thread = try lifted { () throws(SystemError) in
+            try Thread(name: "vmtally-trial") {
+                BreakpointSupport.tryOut(shared.system, table) { vcpu in
+                    shared.control.enter(vcpu: 0, runPage: vcpu.runPage)
+                } outcome: { result in
+                    shared.control.leave(vcpu: 0)
+                    shared.outcome.withLock { $0 = result }
+                    shared.control.finish(.halted)
+                }
             }
         }
     }

@@ -1,11 +1,11 @@
 import KVM
 
 /// The guest's own view of CPUID faulting, while the VMM uses the real one (SDM vol. 3B 20.15, vol. 4 table 2-2).
-struct FaultingMSRs {
+package struct FaultingMSRs {
     /// MSR_PLATFORM_INFO; bit 31: CPUID faulting exists.
     static let platformInfo: UInt32 = 0xCE
     /// MSR_MISC_FEATURES_ENABLES; bit 0: CPUID faults at CPL > 0.
-    static let miscFeaturesEnables: UInt32 = 0x140
+    package static let miscFeaturesEnables: UInt32 = 0x140
 
     /// What the guest must not reach in KVM while the VMM uses faulting.
     static let ranges = [platformInfo...platformInfo, miscFeaturesEnables...miscFeaturesEnables]

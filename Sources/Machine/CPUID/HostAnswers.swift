@@ -1,3 +1,4 @@
+import CLinuxKVM
 import ExitStats
 import KVM
 
@@ -11,11 +12,11 @@ public enum HostAnswers: Equatable, Sendable {
     case userspace
 
     /// KVM_CAP_X86_USER_SPACE_CPUID and KVM_EXIT_X86_CPUID; numbers that upstream will not reach.
-    static let capability = Capability(rawValue: 0x7674_0001)
-    static let exitReason: UInt32 = 0x7674_0001
+    package static let capability = Capability(rawValue: 0x7674_0001)
+    package static let exitReason: UInt32 = 0x7674_0001
 
     /// The kernel would answer a guest with the signature in its table.
-    var kernelCounts: Bool {
+    package var kernelCounts: Bool {
         if case .kernel = self { true } else { false }
     }
 

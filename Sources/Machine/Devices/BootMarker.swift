@@ -1,4 +1,5 @@
 import ExitStats
+import KVM
 import Synchronization
 
 /// When a guest's boot is over (docs/boot-protocol.md).

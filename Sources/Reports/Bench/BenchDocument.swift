@@ -1,7 +1,10 @@
+import Bench
 import ExitStats
 import FoundationEssentials
 import Glibc
+import HostView
 import Machine
+import Rendering
 
 /// A bench run as machines read it, schema `vmtally.bench/1`, and as table and page are made from. Integers only;
 /// times are TSC cycles.

@@ -1,9 +1,10 @@
+import CLinuxKVM
 import CTestSupport
 import ExitStats
 import Glibc
 import Synchronization
-
 @testable import KVM
+@testable import Linux
 @testable import Machine
 
 /// The VMM's own loop over one KVM_RUN that never happened: the run page says what a test wants it to say.

@@ -1,7 +1,7 @@
+import CLinux
 import ExitStats
 import KVM
 import TestSupport
-
 @testable import Machine
 
 /// A bare-metal guest of a few dozen bytes of machine code.

@@ -1,0 +1,127 @@
+import BootRecords
+import ExitStats
+import Glibc
+import HostView
+import Linux
+import Machine
+
+/// One boot in a new machine of ours.
+struct OwnBoot {
+    let setup: BootSetup
+    /// KVM's vendor module.
+    let backend: String
+    /// Signals that end it.
+    let signals: [Int32]
+
+    /// - Parameter name: tells apart the traces of this process.
+    func run(_ name: String) throws -> BootOutcome {
+        var configuration = MachineConfiguration()
+        configuration.cpus = setup.cpus
+        configuration.memoryMiB = setup.memoryMiB
+        // Trying out what breakpoints can do here takes exits of its own.
+        configuration.liveCPUID = .off
+        configuration.serial = .capture
+        configuration.devices.console = setup.console.device
+        configuration.timeoutMilliseconds = max(1, Int(setup.timeout * 1000))
+        configuration.endingSignals = signals
+        configuration.bootMarker.text = setup.markerText.map { Array($0.utf8) } ?? []
+        configuration.bootMarker.endsRun = !setup.wantsLog
+        // A text on the console stops no histogram in the kernel.
+        let trace = setup.markerText == nil ? try? BootTrace(name) : nil
+        try trace?.followThisThread()
+        let kernel = try FileImage(path: setup.kernel)
+        let machine: Machine
+        if let initrd = setup.initrd {
+            let disk = try FileImage(path: initrd)
+            machine = try Machine(
+                configuration,
+                .linux(LinuxImages(kernel: kernel.bytes, initrd: disk.bytes, commandLine: setup.commandLine)))
+        } else {
+            machine = try Machine(
+                configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: setup.commandLine)))
+        }
+        let result = try machine.run()
+        let console = String(decoding: machine.output.captured, as: UTF8.self)
+        if case .interrupted(let signal) = result.end {
+            throw BootInterrupted(signal: signal)
+        }
+        guard let boot = result.boot else {
+            throw BootError(Self.explain(result.end, console))
+        }
+        let vocabulary = ReasonVocabulary.kvm
+        let userspace = boot.userspace
+        var outcome = BootOutcome(
+            nanoseconds: boot.nanoseconds,
+            userspace: BootRun.Exits(
+                source: "vmtally", total: userspace.total.count,
+                byReason: userspace.reasons.reduce(into: [:]) { $0[vocabulary.name($1.code)] = $1.count }),
+            hardware: boot.kernel.values["exits"].map {
+                BootRun.Exits(source: "kvm_stats", total: $0, byReason: nil)
+            })
+        outcome.console = console
+        outcome.tscKHz = machine.tscKHz
+        if let trace {
+            try outcome.add(trace, backend: backend)
+        }
+        if let hardware = boot.hardware {
+            let vocabulary = ReasonVocabulary.vocabulary(hardware.vocabulary)
+            outcome.hardware = BootRun.Exits(
+                source: "kernel_patch", total: hardware.total.count,
+                byReason: hardware.reasons.reduce(into: [:]) {
+                    $0[$1.code.map(vocabulary.name) ?? "other", default: 0] += $1.pair.count
+                })
+        }
+        // With one vCPU nothing runs between the marker and the reading of KVM's statistics.
+        if setup.cpus == 1, let counted = boot.kernel.values["exits"], let total = outcome.hardware?.total,
+            counted != total
+        {
+            outcome.remark = "KVM's statistics count \(counted) VM exits"
+        }
+        return outcome
+    }
+
+    private static func explain(_ end: RunEnd, _ console: String) -> String {
+        let last = console.split(whereSeparator: \.isNewline).suffix(5).map { "\n  | \($0)" }.joined()
+        let how =
+            switch end {
+            case .failed(let failure): "failed: \(failure)"
+            default: "ended (\(end.reason))"
+            }
+        return "the guest \(how) before its marker, a write to port 0xF5: is vmtally-probe in its initramfs?\(last)"
+    }
+}
+
+/// The user has had enough.
+struct BootInterrupted: Error {
+    let signal: Int32
+}
+
+extension BootOutcome {
+    /// What the tracepoints have counted, of whatever VMM.
+    mutating func add(_ trace: BootTrace, backend: String) throws(TraceError) {
+        let userspace = try trace.userspaceExits()
+        let exits = try trace.virtualMachineExits()
+        let kvm = ReasonVocabulary.kvm
+        let hardware = backend == "kvm_amd" ? ReasonVocabulary.svm : .vmx
+        guard let begin = trace.begin ?? (userspace.series + (exits?.series ?? [])).map(\.time).min() else { return }
+        func relative(_ counts: BootTrace.Counts, _ vocabulary: ReasonVocabulary) -> [(
+            reason: String, time: UInt64, count: UInt64
+        )] {
+            counts.series.map {
+                (
+                    vocabulary.name(UInt32(truncatingIfNeeded: $0.reason)), $0.time > begin ? $0.time - begin : 0,
+                    $0.count
+                )
+            }
+        }
+        userspaceSeries = relative(userspace, kvm)
+        guard let exits else { return }
+        hardwareSeries = relative(exits, hardware)
+        addresses = try trace.addresses()
+        self.hardware = BootRun.Exits(
+            source: "kvm_exit", total: exits.byReason.values.reduce(0, +),
+            byReason: exits.byReason.reduce(into: [:]) {
+                $0[hardware.name(UInt32(truncatingIfNeeded: $1.key)), default: 0] += $1.value
+            })
+    }
+}
