@@ -14,7 +14,7 @@ struct BenchCommandTests {
     }
 
     private func bench(_ options: String) throws -> CommandLineTool.Outcome {
-        try CommandLineTool.run("exec \"$VMTALLY\" bench \(options)", ["FOLDER": folder.path], seconds: 60)
+        try CommandLineTool.run("exec \"$VMTALLY\" bench \(options)", ["FOLDER": folder.path])
     }
 
     @Test func aRunIsRecordedReportedAndCompared() throws {

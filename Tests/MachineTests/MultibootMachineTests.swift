@@ -28,7 +28,7 @@ struct MultibootMachineTests {
     func timer() throws {
         try Self.realMode.withUnsafeBytes { bytes in
             var configuration = MachineConfiguration()
-            configuration.timeoutMilliseconds = 30_000
+            configuration.timeoutMilliseconds = 3_600_000
             let machine = try Machine(configuration, .multiboot(bytes, commandLine: ""))
             #expect(try machine.run().end == .exited(status: 7))
         }
