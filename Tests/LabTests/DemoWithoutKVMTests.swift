@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 /// `vmtally demo` where KVM cannot be used: in a mount namespace with a /dev of its own.
-@Suite("demo without /dev/kvm", .enabled(if: noNamespaces == nil, "\(noNamespaces ?? "")"))
+@Suite("demo without /dev/kvm", .ownThread, .enabled(if: noNamespaces == nil, "\(noNamespaces ?? "")"))
 struct DemoWithoutKVMTests {
     /// Runs `$1 demo` in a /dev that has what programs need, and what `device` makes there.
     private func demo(_ program: String, device: String = "", through launcher: String = "") throws -> (

@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 /// Debian's kernel as a guest on real kvm-amd and kvm-intel: emulated hosts (docs/lab.md), the guest of `make guest`.
-@Suite("Linux in the lab", .serialized, .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"))
+@Suite("Linux in the lab", .ownThread, .serialized, .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"))
 struct LinuxBootTests {
     /// A boot of boot.sh, and what must come of it.
     struct Boot: CustomTestStringConvertible, Sendable {

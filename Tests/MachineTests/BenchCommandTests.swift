@@ -5,7 +5,7 @@ import Testing
 @testable import Machine
 
 /// `vmtally bench` from outside.
-@Suite(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"), .serialized)
+@Suite(.ownThread, .enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"), .serialized)
 struct BenchCommandTests {
     let folder: TemporaryFolder
 

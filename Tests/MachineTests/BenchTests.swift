@@ -2,12 +2,13 @@ import CLinuxKVM
 import ExitStats
 import KVM
 import ProbeImage
+import TestSupport
 import Testing
 @testable import Bench
 @testable import Machine
 
 /// `vmtally bench`: what its figures are made of, and that nothing a guest or a host does ends it.
-@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"), .serialized)
+@Suite(.ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"), .serialized)
 struct BenchTests {
     private static func run(
         _ kinds: [BenchKind], elf: UnsafeRawBufferPointer = ProbeImage.bench, seconds: Double = 0.2,

@@ -4,7 +4,7 @@ import Testing
 @testable import Machine
 
 /// `vmtally boot` and `vmtally compare` from outside, with kernels of a few bytes whose exits are known.
-@Suite(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"), .serialized)
+@Suite(.ownThread, .enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"), .serialized)
 struct BootCommandTests {
     let folder: TemporaryFolder
 

@@ -5,7 +5,7 @@ import Testing
 @testable import Machine
 
 /// `vmtally run` from outside: exit status, what is written where, and that nothing makes it hang.
-@Suite(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
+@Suite(.ownThread, .enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
 struct CommandLineTests {
     /// mov edx, 0x3F8; mov al, 'g'; out dx, al; mov al, 10; out dx, al; 1: jmp 1b
     static let spinner = TinyGuest(

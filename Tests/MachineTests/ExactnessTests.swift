@@ -1,11 +1,12 @@
 import CLinuxKVM
 import ExitStats
 import KVM
+import TestSupport
 import Testing
 @testable import Machine
 
 /// Every exit is counted, once, under its reason and its vCPU.
-@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"), .serialized)
+@Suite(.ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"), .serialized)
 struct ExactnessTests {
     /// An MSR that goes to userspace, where nothing answers it: each access raises #GP.
     static let msr: UInt32 = 0x1234

@@ -1,7 +1,8 @@
+import TestSupport
 import Testing
 @testable import Machine
 
-@Suite("Multiboot 1: the machine", .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+@Suite("Multiboot 1: the machine", .ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
 struct MultibootMachineTests {
     /// Goes to real mode, where two timer interrupts end two HLTs: the first was acknowledged, then.
     private static let realMode = multibootImage(

@@ -2,6 +2,7 @@ import CLinuxKVM
 import Glibc
 import KVM
 import Synchronization
+import TestSupport
 import Testing
 @testable import Linux
 @testable import Machine
@@ -259,7 +260,7 @@ struct SerialOutputTests {
 }
 
 /// An exit whose handling is slow shows where it belongs, and nowhere else.
-@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+@Suite(.ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
 struct TimingTests {
     @Test(.timeLimit(.minutes(60))) func aSlowExitShowsInItsReasonAlone() throws {
         let milliseconds: UInt64 = 600

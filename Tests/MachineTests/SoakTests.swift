@@ -5,7 +5,7 @@ import Testing
 @testable import Machine
 
 /// What a machine takes it gives back. In processes of their own, where nothing else opens or allocates.
-@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+@Suite(.ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
 struct SoakTests {
     /// Open files, threads, memory mappings and resident KiB of this process.
     private struct Footprint: Equatable {
