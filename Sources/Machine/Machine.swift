@@ -238,7 +238,10 @@ public final class Machine {
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
                 unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
-                readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
+                readings: vcpus.flatMap { $0.loop.rare.interposer.readings },
+                meaningless: vcpus.map { $0.loop.rare.interposer.meaningless }.reduce(into: [:]) {
+                    $0.merge($1, uniquingKeysWith: +)
+                }))
     }
 
     private func ripSnapshot() -> RIPSnapshot? {

@@ -152,6 +152,9 @@ struct RunCommand: ParsableCommand {
             for site in result.leaf.unfound {
                 warn("vmtally: --cpuid-site \(site): no CPUID instruction was seen there")
             }
+            if !result.leaf.meaningless.isEmpty {
+                warn("vmtally: \(Self.advice(meaningless: result.leaf.meaningless))")
+            }
             warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
         }
         if statsJson != nil {
@@ -161,6 +164,16 @@ struct RunCommand: ParsableCommand {
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
+    }
+
+    /// What to say of a guest that asked for leaves without a meaning.
+    static func advice(meaningless leaves: [UInt32: UInt64]) -> String {
+        let count = leaves.values.reduce(0, +)
+        let names = leaves.keys.sorted().map { "0x" + String($0, radix: 16, uppercase: true) }
+        let listed = names.prefix(4).joined(separator: ", ") + (names.count > 4 ? ", ..." : "")
+        return "the guest asked \(count == 1 ? "once" : "\(count) times") for tally leaves without a meaning here "
+            + "(\(listed)) and got zeros: its program may follow another kernel's layout of the leaves; "
+            + "docs/cpuid-abi.md has a table of them"
     }
 
     private var devices: DeviceConfiguration {

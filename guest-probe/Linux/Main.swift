@@ -27,7 +27,7 @@ func main(_ count: Int, _ arguments: Arguments, _ environment: Arguments) -> Int
         complain(
             """
             no tally here: CPUID leaf 0x4FFFFF00 lacks the signature VMTallyExits. Run this in a guest of vmtally or of \
-            a patched kernel; --force reads leaf 0x4FFFFFFF all the same.
+            a patched kernel; --force reads EAX of leaf 0x4FFFFFFF all the same, if that counts.
             """, nil)
         return 1
     }
@@ -58,7 +58,7 @@ func help() {
           --json        one JSON object (watch: one a line)
           --cpu N       stay on CPU N; the total is then that vCPU's own
           --interval MS, --count N   of watch
-          --force       also without the signature of leaf 0x4FFFFF00
+          --force       also without the signature of leaf 0x4FFFFF00: the number of exits, by EAX of 0x4FFFFFFF
 
         """)
     output.flush()
@@ -188,7 +188,10 @@ func print(
     var output = Output(descriptor)
     let report = Report(tally: tally, json: options.json)
     let live = tally.isLive
-    let total = after.growth(of: { $0.total }, since: before, own: live ? Snapshot.ownQueriesInTotal : 0)
+    // Without a signature the tally counts all the same: looksAlive() has seen to that.
+    let counts = live || !tally.hasSignature
+    var total = after.growth(of: { $0.total }, since: before, own: counts ? Snapshot.ownQueriesInTotal : 0)
+    if !tally.hasSignature { total.count &= UInt64(UInt32.max) }
     if options.json {
         report.jsonHead(&output)
         if let command {
@@ -208,7 +211,7 @@ func print(
         report.head(&output)
     }
     var isFirst = true
-    for index in 0..<min(tally.vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2) {
+    for index in 0..<tally.reasonCount {
         let reason = tally.vocabulary.reasons[index]
         let own = live && reason.code == tally.queryReason ? Snapshot.ownQueriesInReason : 0
         let pair = after.growth(of: { $0.pair(index) }, since: before, own: own)

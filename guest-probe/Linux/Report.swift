@@ -7,7 +7,14 @@ struct Report {
 
     /// Where the numbers come from and what they count.
     func introduction(_ output: inout Output) {
-        guard tally.hasSignature else { return output.put("no signature (--force): the meaning is not known\n") }
+        guard tally.hasSignature else {
+            return output.put(
+                """
+                no signature (--force): the total is EAX of leaf 0x4FFFFFFF, 32 bits, which counts; what else is \
+                answered, and what is counted, is not known
+
+                """)
+        }
         output.put(tally.isLive ? "live; " : "SNAPSHOT from before this vCPU first ran, not live; ")
         let counted: StaticString =
             switch tally.features.vocabulary {
@@ -35,7 +42,11 @@ struct Report {
         // Count times 10^9 stays below 2^64 up to 18 thousand million exits.
         let perSecond = nanoseconds > 0 ? min(pair.count, 18_000_000_000) * 1_000_000_000 / nanoseconds : 0
         output.put(perSecond, width: 13)
-        output.put(pair.cycles, width: 21)
+        if tally.hasSignature {
+            output.put(pair.cycles, width: 21)
+        } else {
+            output.put("                    -")
+        }
         output.put("\n")
     }
 
@@ -44,15 +55,25 @@ struct Report {
         output.put("\"count\":")
         output.put(pair.count, plain: true)
         output.put(",\"cycles\":")
-        output.put(pair.cycles, plain: true)
+        if tally.hasSignature {
+            output.put(pair.cycles, plain: true)
+        } else {
+            output.put("null")
+        }
     }
 
     func jsonHead(_ output: inout Output) {
         output.put("{\"schema\":\"vmtally.probe/1\",\"live\":")
         output.put(tally.isLive ? "true" : "false")
-        output.put(",\"vocabulary\":\"")
-        output.put(tally.vocabulary.key)
-        output.put("\",\"tsc_khz\":")
+        output.put(",\"vocabulary\":")
+        if tally.hasSignature {
+            output.put("\"")
+            output.put(tally.vocabulary.key)
+            output.put("\"")
+        } else {
+            output.put("null")
+        }
+        output.put(",\"tsc_khz\":")
         output.put(UInt64(tally.features.tscKHz), plain: true)
     }
 }

@@ -18,13 +18,20 @@ struct Tally {
 
     mutating func total(_ scope: TallyScope) -> TallyPair {
         reads += 1
-        return Self.cpuid(TallyLeaf.total, scope.rawValue).tallyPair ?? TallyPair()
+        let question = scope.question(version: features.version)
+        let answer = Self.cpuid(question.leaf, question.subleaf)
+        // Without a signature nothing says that the other registers hold what ours do.
+        guard hasSignature else { return TallyPair(count: UInt64(answer.eax)) }
+        return answer.tallyPair ?? TallyPair()
     }
 
     mutating func reason(_ code: UInt32) -> TallyPair {
         reads += 1
         return Self.cpuid(TallyLeaf.reason, code).tallyPair ?? TallyPair()
     }
+
+    /// Reasons of the vocabulary that are asked for: none without a signature, for others have other leaves for them.
+    var reasonCount: Int { hasSignature ? min(vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2) : 0 }
 
     /// The reason under which a query is counted itself.
     var queryReason: UInt32 {
@@ -66,11 +73,11 @@ struct Snapshot {
             pairs[index * 2] = pair.count
             pairs[index * 2 + 1] = pair.cycles
         }
-        let count = min(tally.vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2)
+        let count = tally.reasonCount
         switch side {
         case .before:
             for index in 0..<count where index != query { read(index) }
-            read(query)
+            if count > 0 { read(query) }
             let first = tally.total(scope)
             let second = tally.total(scope)
             total = tally.total(scope)
@@ -81,7 +88,7 @@ struct Snapshot {
             queryCycles = 0
             nanoseconds = now(1)
             total = tally.total(scope)
-            read(query)
+            if count > 0 { read(query) }
             for index in 0..<count where index != query { read(index) }
         }
     }

@@ -2,15 +2,15 @@
 /*
  * vmtally.h - read the VM exits of this virtual machine from inside it, by CPUID.
  *
- * For kernels, boot loaders and programs of any ring on x86-64 and i386. C99 or later, C++11 or later; GCC or Clang.
- * Nothing but this file is needed: no libc, no headers, no floating point, no globals. All times are TSC cycles, all
- * counts are VM exits, both of 64 bits.
+ * For kernels, boot loaders and programs of any ring on x86-64 and i386. C99 or later, C++11 or later; GCC, Clang or
+ * MSVC. Nothing but this file is needed (MSVC: and its <intrin.h>): no libc, no floating point, no globals. All times are
+ * TSC cycles, all counts are exits, both of 64 bits.
  *
  *	if (vmtally_available()) {
- *		struct vmtally_pair before = vmtally_total(VMTALLY_THIS_VM);
+ *		struct vmtally_pair start = vmtally_start();
  *		work();
- *		struct vmtally_pair after = vmtally_total(VMTALLY_THIS_VM);
- *		// after.count - before.count - VMTALLY_READ_EXITS exits were work()'s
+ *		struct vmtally_pair cost = vmtally_since(start);
+ *		// cost.count exits, cost.cycles TSC cycles: 0 exits with nothing in between
  *	}
  *
  * What a reading tells:
@@ -24,8 +24,12 @@
 #ifndef VMTALLY_H
 #define VMTALLY_H
 
-#if !defined(__x86_64__) && !defined(__i386__)
+#if !defined(__x86_64__) && !defined(__i386__) && !defined(_M_X64) && !defined(_M_IX86)
 #error "vmtally.h reads CPUID: x86 only"
+#endif
+
+#if defined(_MSC_VER)
+#include <intrin.h>
 #endif
 
 #ifdef __cplusplus
@@ -34,8 +38,10 @@ extern "C" {
 
 /* ---- Leaves (EAX) ------------------------------------------------------------------------------------------------ */
 
-/* All exits. ECX: VMTALLY_THIS_VM or VMTALLY_THIS_VCPU. EDX:EAX = exits, EBX:ECX = cycles. */
+/* All exits of the VM, whatever is in ECX. EDX:EAX = exits, EBX:ECX = cycles. */
 #define VMTALLY_LEAF_TOTAL        0x4FFFFFFFu
+/* All exits of the vCPU that asks, likewise. Version 1 had them in VMTALLY_LEAF_TOTAL with ECX = 1. */
+#define VMTALLY_LEAF_VCPU_TOTAL   0x4FFFFF02u
 /* Exits of one reason. ECX: reason code. EDX:EAX = exits. */
 #define VMTALLY_LEAF_REASON_COUNT 0x4FFFFFFEu
 /* Exits of one reason with their cycles. ECX: reason code. EDX:EAX = exits, EBX:ECX = cycles. */
@@ -51,25 +57,26 @@ extern "C" {
 #define VMTALLY_SIGNATURE_EDX 0x73746978u
 
 /* The version of the ABI that this header describes. */
-#define VMTALLY_ABI_VERSION 1u
+#define VMTALLY_ABI_VERSION 2u
 
-/* EDX of the answer to a reason or scope that is not defined; EAX, EBX and ECX are zero then. */
+/* EDX of the answer to a reason that is not defined; EAX, EBX and ECX are zero then. */
 #define VMTALLY_UNDEFINED 0xFFFFFFFFu
 
 /* Exits that one live reading makes, in a userspace VMM's count (VMTALLY_VOCABULARY_KVM). */
 #define VMTALLY_READ_EXITS 1u
 
-/* Whose exits: ECX of VMTALLY_LEAF_TOTAL. */
+/* Whose exits. */
 enum vmtally_scope {
 	VMTALLY_THIS_VM = 0,
-	VMTALLY_THIS_VCPU = 1           /* needs VMTALLY_PER_VCPU */
+	VMTALLY_THIS_VCPU = 1           /* needs VMTALLY_PER_VCPU, and a host of version 2 */
 };
 
 /* Feature bits: EBX of VMTALLY_LEAF_FEATURES. */
 enum vmtally_feature {
 	VMTALLY_LIVE = 1 << 0,          /* readings are of now; clear: a snapshot from before the vCPU first ran */
 	VMTALLY_PER_REASON = 1 << 1,    /* VMTALLY_LEAF_REASON and VMTALLY_LEAF_REASON_COUNT are answered */
-	VMTALLY_PER_VCPU = 1 << 2       /* VMTALLY_THIS_VCPU is answered */
+	VMTALLY_PER_VCPU = 1 << 2,      /* VMTALLY_THIS_VCPU is answered */
+	VMTALLY_BEGAN_LATE = 1 << 3     /* counting began while the VM was running already */
 };
 
 /* What reason codes mean: EDX of VMTALLY_LEAF_FEATURES. */
@@ -110,13 +117,13 @@ static inline int vmtally_is_signature(struct vmtally_registers r)
 	       r.edx == VMTALLY_SIGNATURE_EDX;
 }
 
-/* Nonzero when these are the answer to a reason or scope that is not defined. */
+/* Nonzero when these are the answer to a reason that is not defined. */
 static inline int vmtally_is_undefined(struct vmtally_registers r)
 {
 	return r.eax == 0 && r.ebx == 0 && r.ecx == 0 && r.edx == VMTALLY_UNDEFINED;
 }
 
-/* The answer to VMTALLY_LEAF_TOTAL or VMTALLY_LEAF_REASON; zeros for one that is not defined. */
+/* The answer to VMTALLY_LEAF_TOTAL, _VCPU_TOTAL or _REASON; zeros for one that is not defined. */
 static inline struct vmtally_pair vmtally_decode_pair(struct vmtally_registers r)
 {
 	struct vmtally_pair pair = { 0, 0 };
@@ -151,12 +158,22 @@ static inline struct vmtally_features vmtally_decode_features(struct vmtally_reg
 static inline struct vmtally_registers vmtally_cpuid(unsigned int leaf, unsigned int subleaf)
 {
 	struct vmtally_registers r;
+#if defined(_MSC_VER)
+	int words[4];
+
+	__cpuidex(words, (int)leaf, (int)subleaf);
+	r.eax = (unsigned int)words[0];
+	r.ebx = (unsigned int)words[1];
+	r.ecx = (unsigned int)words[2];
+	r.edx = (unsigned int)words[3];
+#else
 
 	/* Volatile: what CPUID says changes from one time to the next. */
 	__asm__ volatile("cpuid"
 			 : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
 			 : "0"(leaf), "2"(subleaf)
 			 : "memory");
+#endif
 	return r;
 }
 
@@ -174,7 +191,35 @@ static inline struct vmtally_features vmtally_read_features(void)
 /* All exits of the VM or of the vCPU that asks. */
 static inline struct vmtally_pair vmtally_total(enum vmtally_scope scope)
 {
-	return vmtally_decode_pair(vmtally_cpuid(VMTALLY_LEAF_TOTAL, (unsigned int)scope));
+	return vmtally_decode_pair(
+		vmtally_cpuid(scope == VMTALLY_THIS_VM ? VMTALLY_LEAF_TOTAL : VMTALLY_LEAF_VCPU_TOTAL, 0));
+}
+
+/*
+ * The VM's total before some work, for vmtally_since(): as it is going to be when the exit of the last of three readings
+ * is over. What that exit costs is taken from the cheaper of the two before it.
+ */
+static inline struct vmtally_pair vmtally_start(void)
+{
+	struct vmtally_pair first = vmtally_total(VMTALLY_THIS_VM);
+	struct vmtally_pair second = vmtally_total(VMTALLY_THIS_VM);
+	struct vmtally_pair start = vmtally_total(VMTALLY_THIS_VM);
+	vmtally_u64 one = second.cycles - first.cycles, other = start.cycles - second.cycles;
+
+	start.count += VMTALLY_READ_EXITS;
+	start.cycles += one < other ? one : other;
+	return start;
+}
+
+/* What the VM's total has grown since vmtally_start(), without the readings' own: no exits when there were none. */
+static inline struct vmtally_pair vmtally_since(struct vmtally_pair start)
+{
+	struct vmtally_pair now = vmtally_total(VMTALLY_THIS_VM);
+
+	/* Not live: no growth. Cycles: this reading's predecessor may have been cheaper than thought. */
+	now.count = now.count > start.count ? now.count - start.count : 0;
+	now.cycles = now.cycles > start.cycles ? now.cycles - start.cycles : 0;
+	return now;
 }
 
 /*

@@ -33,7 +33,7 @@ extension CPUIDTable {
         let features = TallyFeatures(flags: [], tscKHz: tscKHz, vocabulary: .kvm).registers
         table.set(leaf: TallyLeaf.signature, .tallySignature)
         table.set(leaf: TallyLeaf.features, features)
-        for leaf in [TallyLeaf.reason, TallyLeaf.reasonCount, TallyLeaf.total] {
+        for leaf in [TallyLeaf.reason, TallyLeaf.reasonCount, TallyLeaf.total, TallyLeaf.vcpuTotal] {
             table.set(leaf: leaf, CPUIDRegisters())
         }
         return table

@@ -23,8 +23,7 @@ struct TallyAnswers: Sendable {
         case .reasonCount(let code):
             Self.vocabulary.defines(code)
                 ? CPUIDRegisters(count: sum { $0.pair(reason: code) }.count) : .tallyUndefined
-        case .undefinedScope: .tallyUndefined
-        case .reserved: CPUIDRegisters()
+        case .page, .reserved: CPUIDRegisters()
         }
     }
 
