@@ -25,6 +25,8 @@ public struct MachineConfiguration: Sendable {
     public var endingSignals: [Int32] = []
     /// When the guest's boot is over.
     public var bootMarker = BootMarkerConfiguration()
+    /// Share the counters with the guest, read-only, where KVM can.
+    public var tallyPage = true
     /// Tally exits by the guest's RIP as well.
     public var talliesByRIP = false
     /// What the guest of `vmtally bench` finds.
@@ -60,6 +62,7 @@ public final class Machine {
     private let host: HostAnswers
     private let vm: SharedVM
     private let memory: GuestMemory
+    private let page: TallyPage?
     private let control: RunControl
     private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
@@ -95,15 +98,17 @@ public final class Machine {
         let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
         let trial = asks ? try BreakpointTrial(system, table) : nil
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
+        let page = configuration.tallyPage && system.check(.readOnlyMem) > 0 ? try TallyPage(cpus: cpus) : nil
+        self.page = page
         let boot = try LoadedGuest(
             guest, into: memory, cpus: cpus,
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
-                fixedHardware: configuration.devices.acpi == .full))
+                fixedHardware: configuration.devices.acpi == .full, tallyPage: page?.range))
         // The bench's guest programs the PIT and the TSC deadline timer.
         let isPC = guest.isPC || configuration.bench != nil && configuration.irqchip != .none
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC, isTest: guest.isTest)
+        try Self.prepare(vm.machine, configuration, memory, page, pins: splitPins, isPC: isPC, isTest: guest.isTest)
         plan = try LiveCPUIDPlan(
             configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
         ) { () throws(MachineError) in
@@ -126,11 +131,12 @@ public final class Machine {
         }
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP)
+            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP,
+            page: page?.registers ?? CPUIDRegisters())
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
-            for _ in 0..<cpus {
-                tallies.append(try Tally())
+            for index in 0..<cpus {
+                tallies.append(try TallyPage.tally(vcpu: index, page))
             }
             return tallies
         }
@@ -142,6 +148,7 @@ public final class Machine {
         self.vcpus = vcpus
         self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
+        try page?.publish(TallyPageHeader(vcpus: UInt32(cpus), tscKHz: tscKHz, vocabulary: .kvm, boot: 1))
         statistics = KernelStatistics(vm.machine) { visit in
             for vcpu in vcpus {
                 visit(vcpu.loop.vcpu)
@@ -178,6 +185,7 @@ public final class Machine {
         let irqchip: Bool
         let ioAPIC: IOAPIC?
         let talliesByRIP: Bool
+        let page: CPUIDRegisters
     }
 
     private static func makeVCPU(
@@ -188,11 +196,11 @@ public final class Machine {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
-            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz)
+            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz, page: parts.page)
             var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
             try vcpu.setCPUID(
                 parts.table.forGuest(
-                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves))
+                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves, page: parts.page))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
             if rips != nil {
@@ -332,8 +340,8 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, pins: Int?,
-        isPC: Bool, isTest: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, _ page: TallyPage?,
+        pins: Int?, isPC: Bool, isTest: Bool
     ) throws(MachineError) {
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
@@ -359,6 +367,7 @@ public final class Machine {
                     slot: 1, guestAddress: GuestMemory.holeEnd, size: memory.size - memory.lowSize,
                     host: memory.host + Int(memory.lowSize))
             }
+            try page?.map(into: vm)
         } catch {
             throw .kvm(error)
         }

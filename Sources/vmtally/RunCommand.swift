@@ -59,6 +59,9 @@ struct RunCommand: ParsableCommand {
     )
     var liveCpuid = LiveCPUIDMode.auto
 
+    @Option(help: "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off.")
+    var tallyPage = OnOff.on
+
     @Option(
         help: """
             Answer CPUID in this code of the guest live, in any ring: SYMBOL=ADDRESS, hexadecimal, or SYMBOL alone, \
@@ -121,6 +124,7 @@ struct RunCommand: ParsableCommand {
         configuration.cpus = cpus
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
+        configuration.tallyPage = tallyPage == .on
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = [SIGINT, SIGTERM]
