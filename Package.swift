@@ -50,7 +50,7 @@ let package = Package(
         .testTarget(name: "CodegenTests"),
         .testTarget(name: "HostViewTests", dependencies: ["HostView"]),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
-        .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats", "SeededRandom"]),
+        .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(
             name: "MachineTests",
@@ -59,7 +59,7 @@ let package = Package(
             name: "FuzzTests", dependencies: ["Machine", "SeededRandom", "CTestSupport"], exclude: ["Corpus"]),
         .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
         .testTarget(name: "LinuxGuestTests", dependencies: ["Machine", "SeededRandom", "TestSupport"]),
-        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CTestSupport", "CVMTally"]),
         .testTarget(name: "ReportsTests", dependencies: ["Reports", "BootRecords", "KVM", "ExitStats"]),
     ],
     swiftLanguageModes: [.v6]

@@ -62,7 +62,7 @@ public final class Machine {
     private let host: HostAnswers
     private let vm: SharedVM
     private let memory: GuestMemory
-    private let page: TallyPage?
+    let page: TallyPage?
     private let control: RunControl
     private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
@@ -340,7 +340,8 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, _ page: TallyPage?,
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
+        _ page: TallyPage?,
         pins: Int?, isPC: Bool, isTest: Bool
     ) throws(MachineError) {
         do throws(KVMError) {

@@ -61,7 +61,8 @@ struct PageChecks {
         let before = total
         var last = before
         for _ in 0..<100 { last = total }
-        checks.add("page-reads", ring: .kernel, expected: 0, got: last.count &- before.count &+ last.cycles &- before.cycles)
+        checks.add(
+            "page-reads", ring: .kernel, expected: 0, got: last.count &- before.count &+ last.cycles &- before.cycles)
 
         let outs = reason(Self.portIO).count
         for _ in 0..<3 { guest_out8(Ports.unclaimed, 0) }

@@ -7,7 +7,7 @@ struct Report {
 
     /// Where the numbers come from and what they count.
     func introduction(_ output: inout Output) {
-        guard tally.hasSignature else {
+        guard tally.isKnown else {
             return output.put(
                 """
                 no signature (--force): the total is EAX of leaf 0x4FFFFFFF, 32 bits, which counts; what else is \
@@ -15,7 +15,11 @@ struct Report {
 
                 """)
         }
-        output.put(tally.isLive ? "live; " : "SNAPSHOT from before this vCPU first ran, not live; ")
+        let source: StaticString =
+            tally.page != nil
+            ? "live, by the tally page; "
+            : tally.isLive ? "live, by CPUID; " : "SNAPSHOT from before this vCPU first ran, not live; "
+        output.put(source)
         let counted: StaticString =
             switch tally.features.vocabulary {
             case .vmx: "VM exits (VMX basic exit reasons, counted by the host's kernel)"
@@ -42,7 +46,7 @@ struct Report {
         // Count times 10^9 stays below 2^64 up to 18 thousand million exits.
         let perSecond = nanoseconds > 0 ? min(pair.count, 18_000_000_000) * 1_000_000_000 / nanoseconds : 0
         output.put(perSecond, width: 13)
-        if tally.hasSignature {
+        if tally.isKnown {
             output.put(pair.cycles, width: 21)
         } else {
             output.put("                    -")
@@ -55,7 +59,7 @@ struct Report {
         output.put("\"count\":")
         output.put(pair.count, plain: true)
         output.put(",\"cycles\":")
-        if tally.hasSignature {
+        if tally.isKnown {
             output.put(pair.cycles, plain: true)
         } else {
             output.put("null")
@@ -66,13 +70,14 @@ struct Report {
         output.put("{\"schema\":\"vmtally.probe/1\",\"live\":")
         output.put(tally.isLive ? "true" : "false")
         output.put(",\"vocabulary\":")
-        if tally.hasSignature {
+        if tally.isKnown {
             output.put("\"")
             output.put(tally.vocabulary.key)
             output.put("\"")
         } else {
             output.put("null")
         }
+        output.put(tally.page != nil ? ",\"via\":\"page\"" : ",\"via\":\"cpuid\"")
         output.put(",\"tsc_khz\":")
         output.put(UInt64(tally.features.tscKHz), plain: true)
     }

@@ -3,16 +3,16 @@
 #include "GuestCPU.h"
 #include "vmtally.h"
 
-#define GUEST_USER __attribute__((section(".user.text"), noinline, flatten))
+#define GUEST_USER(name) __attribute__((section(".user.text." #name), noinline, flatten)) static
 
-GUEST_USER static struct guest_pair page_total(const struct vmtally_page *page)
+GUEST_USER(page_total) struct guest_pair page_total(const struct vmtally_page *page)
 {
 	struct vmtally_pair total = vmtally_page_total(page);
 
 	return (struct guest_pair){ total.count, total.cycles };
 }
 
-GUEST_USER static struct guest_pair page_readings(const struct vmtally_page *page, uint64_t times)
+GUEST_USER(page_readings) struct guest_pair page_readings(const struct vmtally_page *page, uint64_t times)
 {
 	struct guest_pair result = { 0, 0 };
 	uint64_t start = guest_tsc();
@@ -23,7 +23,7 @@ GUEST_USER static struct guest_pair page_readings(const struct vmtally_page *pag
 	return result;
 }
 
-GUEST_USER static struct guest_pair leaf_readings(uint64_t times)
+GUEST_USER(leaf_readings) struct guest_pair leaf_readings(uint64_t times)
 {
 	struct guest_pair result = { 0, 0 };
 	uint64_t start = guest_tsc();

@@ -35,7 +35,8 @@ public final class Tally: Sendable {
     public init(in file: Int32, at offset: Int) throws(TallyMemoryError) {
         let memory = try Memory()
         let size = TallyPageLayout.stride
-        guard mmap(memory.base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, offset) == memory.base else {
+        guard mmap(memory.base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, offset) == memory.base
+        else {
             let error = TallyMemoryError(bytes: size, errno: errno)
             memory.unmap()
             throw error

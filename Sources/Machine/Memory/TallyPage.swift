@@ -21,6 +21,8 @@ final class TallyPage: @unchecked Sendable {
     /// KVM's view.
     private let host: UnsafeMutableRawPointer
 
+    /// What the guest sees.
+    var view: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: host, count: size) }
     var size: Int { TallyPageLayout.size(vcpus: cpus) }
     /// Guest physical.
     var range: Range<UInt64> { Self.address..<Self.address + UInt64(size) }
@@ -63,7 +65,8 @@ final class TallyPage: @unchecked Sendable {
     /// Gives the guest the page: a store to it is KVM_EXIT_MMIO, which no device claims (kvm/api.rst 4.35).
     func map(into machine: borrowing VirtualMachine) throws(KVMError) {
         try machine.setMemoryRegion(
-            slot: Self.slot, flags: UInt32(KVM_MEM_READONLY), guestAddress: Self.address, size: UInt64(size), host: host)
+            slot: Self.slot, flags: UInt32(KVM_MEM_READONLY), guestAddress: Self.address, size: UInt64(size), host: host
+        )
     }
 
     /// Writes the header, without which a reader takes the page for none.

@@ -44,6 +44,8 @@ const void *guest_user_page_readings(void);
 /* `first` readings of leaf 0x4FFFFFFF, likewise. */
 const void *guest_user_leaf_readings(void);
 
+struct guest_pair guest_readings_plan(void);
+
 /* False when the access raised #GP. */
 bool guest_read_msr(uint32_t msr, uint64_t *value);
 bool guest_write_msr(uint32_t msr, uint64_t value);
