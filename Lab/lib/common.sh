@@ -7,6 +7,9 @@ readonly STATUS_TIMEOUT=124 STATUS_LAB=125
 # All grounds, in the order of their start-up time.
 readonly GROUNDS=(svm svm-b vmx)
 
+# What apt said less than this time ago (in minutes) is believed.
+readonly FRESH_MINUTES=1440
+
 note() { printf 'lab: %s\n' "$*" >&2; }
 
 # fail CAUSE [REMEDY]: the lab itself could not do its work.
@@ -45,7 +48,7 @@ requirements() {
     echo 'xz-utils /usr/bin/xz'
     echo 'util-linux /usr/bin/flock'
     case $1 in
-    svm)
+    svm-old) # where the newer QEMU cannot be had
         echo 'qemu-system-x86 /usr/bin/qemu-system-x86_64'
         ;;
     vmx | svm-b)

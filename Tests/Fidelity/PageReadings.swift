@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import HostView
 import Machine
-import Reports
 import TestGuests
 
 /// What a reading of the tally page costs, beside CPUID's, and that ten million of them make no exit more than none.
@@ -14,8 +14,8 @@ struct PageReadings {
         let result: RunResult
         let mode: String
         let lines: [Line]
-        /// VM exits by reason, by KVM's tracepoint; empty where that does not fire.
-        let hardware: [UInt64: UInt64]
+        /// By KVM's tracepoint; empty where that does not fire.
+        let hardware: [UInt32: UInt64]
     }
 
     private struct Line {
@@ -70,9 +70,9 @@ struct PageReadings {
         }
         let isSVM = HostIdentity(tscKHz: 0).backend == "kvm_amd"
         // Interrupts of the host: EXTERNAL_INTERRUPT, INTERRUPT_WINDOW, PREEMPTION_TIMER; INTR, NMI, VINTR. Port I/O as above.
-        let known: Set<UInt64> = isSVM ? [0x60, 0x61, 0x64, 0x7B] : [1, 7, 52, 30, 0]
+        let known: Set<UInt32> = isSVM ? [0x60, 0x61, 0x64, 0x7B] : [1, 7, 52, 30, 0]
         // The page's own first touches: header and blocks.
-        let faults: Set<UInt64> = isSVM ? [0x400] : [48, 49]
+        let faults: Set<UInt32> = isSVM ? [0x400] : [48, 49]
         for (code, count) in with.hardware where !known.contains(code) {
             let none = without.hardware[code] ?? 0
             let room: UInt64 = faults.contains(code) ? UInt64(4 + 3 * cpus) : 0
@@ -83,7 +83,11 @@ struct PageReadings {
     }
 
     private func exits(_ result: RunResult) -> [UInt32: UInt64] {
-        result.total.reasons.reduce(into: [:]) { $0[$1.code] = $1.count }
+        byCode(result.total)
+    }
+
+    private func byCode(_ counts: ExitCounts) -> [UInt32: UInt64] {
+        counts.reasons.reduce(into: [:]) { $0[$1.code ?? .max] = $1.count }
     }
 
     /// With others' readings as many in both runs, so that they cancel out.
@@ -94,9 +98,9 @@ struct PageReadings {
         configuration.timeoutMilliseconds = 300_000
         let image = TestGuests.pageReadings(user: max(1, user), others: min(1000, max(10, readings / 10_000)))
         let machine = try image.withUnsafeBytes { try Machine(configuration, elf: $0) }
-        let hardware = TracepointCounts(event: "kvm_exit", key: "exit_reason")
+        let hardware = TracepointCounts(.vmExitTracepoint)
         let result = try machine.run()
-        let byHardware = hardware?.counts() ?? [:]
+        let byHardware = hardware?.counts().map(byCode) ?? [:]
         guard result.end == .exited(status: 1) else { throw Unexpected("the guest ended \(result.end)") }
         let lines = String(decoding: machine.output.captured, as: UTF8.self).split(separator: "\n").compactMap { text in
             let words = text.split(separator: " ")

@@ -1,7 +1,7 @@
 import Foundation
 import TestSupport
 import Testing
-
+@testable import Bench
 @testable import Machine
 
 /// `vmtally bench` from outside.

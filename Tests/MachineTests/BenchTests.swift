@@ -3,7 +3,7 @@ import ExitStats
 import KVM
 import ProbeImage
 import Testing
-
+@testable import Bench
 @testable import Machine
 
 /// `vmtally bench`: what its figures are made of, and that nothing a guest or a host does ends it.
@@ -217,7 +217,7 @@ struct BenchTests {
         var record = BenchRecord()
         record.add(
             BenchHost.Block(
-                tally: TallySnapshot(), kernel: counters, hardware: HardwareExits(counters, .kernel(.vmx)),
+                tally: .none(of: .vmm, .kvm), kernel: counters, hardware: HostAnswers.kernel(.vmx).exits(counters),
                 nanoseconds: 0, samples: [UInt32](repeating: 3_000, count: 8)),
             request)
         #expect(try #require(record.measurement(kind, overhead: 0)).kernelCycles == expected)

@@ -1,7 +1,6 @@
 import Foundation
 import TestSupport
 import Testing
-
 @testable import Machine
 
 /// `vmtally boot` and `vmtally compare` from outside, with kernels of a few bytes whose exits are known.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import CLinuxKVM
 import KVM
 import TestSupport
 import Testing
@@ -93,7 +94,7 @@ struct TallyPageMachineTests {
         let tally = try #require(machine.tallies.first)
         #expect(result.total[UInt32(KVM_EXIT_IO)]?.count == 50, "\(what): \(result.end)")
         // The page and the reasons tell the same total still.
-        #expect(tally.total.count == result.total.total.count)
+        #expect(tally.total.count == result.total.total)
         let view = try #require(machine.page?.view)
         #expect(view.prefix(8).elementsEqual("VMTALLY1".utf8))
         #expect(view.loadUnaligned(fromByteOffset: Self.total, as: UInt64.self) == tally.total.count)

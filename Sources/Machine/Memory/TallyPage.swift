@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+import CLinux
 import CLinuxKVM
 import ExitStats
 import Glibc
 import KVM
+import Linux
 
 /// The memory that a machine's counters share with its guest (docs/tally-page.md).
 ///
