@@ -22,7 +22,7 @@ public struct HardwareExits: Equatable, Sendable {
 
     /// nil where the kernel does not count.
     package init?(_ counters: KernelCounters, _ host: HostAnswers) {
-        guard case .kernel(let vocabulary) = host, let exits = counters.arrays["exit_acct_reason_exits"],
+        guard let vocabulary = host.vocabulary, let exits = counters.arrays["exit_acct_reason_exits"],
             let cycles = counters.arrays["exit_acct_reason_cycles"]
         else { return nil }
         self.vocabulary = vocabulary

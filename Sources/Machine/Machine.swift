@@ -146,7 +146,11 @@ public final class Machine {
         self.vcpus = vcpus
         self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
-        statistics = KernelStatistics(vm.machine) { visit in
+        var module: ExitModuleVM?
+        if case .module = plan.host {
+            module = try lifted { () throws(KVMError) in try ExitModule().newestVM(of: getpid()) }
+        }
+        statistics = KernelStatistics(vm.machine, module: module) { visit in
             for vcpu in vcpus {
                 visit(vcpu.loop.vcpu)
             }
@@ -373,6 +377,7 @@ public final class Machine {
     ) throws(MachineError) {
         let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
         do throws(KVMError) {
+            try plan.host.apply(vm)
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))

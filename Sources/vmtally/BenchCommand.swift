@@ -1,6 +1,6 @@
 import ArgumentParser
-import BootRecords
 import Bench
+import BootRecords
 import Glibc
 import HostView
 import Linux
