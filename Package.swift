@@ -7,6 +7,7 @@ let package = Package(
         .library(name: "KVM", targets: ["KVM"]),
         .library(name: "ExitStats", targets: ["ExitStats"]),
         .library(name: "BootRecords", targets: ["BootRecords"]),
+        .library(name: "Rendering", targets: ["Rendering"]),
         .library(name: "Reports", targets: ["Reports"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
@@ -87,7 +88,9 @@ let package = Package(
             name: "LinuxGuestTests",
             dependencies: ["GuestCode", "KVM", "Machine", "SeededRandom", "TestSupport"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
-        .testTarget(name: "ReportsTests", dependencies: ["ExitStats", "HostView", "KVM", "Rendering", "Reports"]),
+        .testTarget(
+            name: "ReportsTests",
+            dependencies: ["BootRecords", "ExitStats", "HostView", "KVM", "Rendering", "Reports"]),
     ],
     swiftLanguageModes: [.v6]
 )
