@@ -85,7 +85,7 @@ extension LiveCPUIDMode {
 extension LiveCPUIDPlan {
     /// Settles on what works.
     ///
-    /// - Throws: ``MachineError/configuration(_:)`` when the user named a mode that this host does not have.
+    /// - Throws: ``MachineError/refused(_:)`` when the user named a mode that this host does not have.
     init(
         _ mode: LiveCPUIDMode, sites: [UInt64], searches: [CPUIDSite] = [], cpus: Int, host: HostAnswers,
         support: () throws(MachineError) -> BreakpointSupport
@@ -97,9 +97,9 @@ extension LiveCPUIDPlan {
         }
         guard mode.asksForBreakpoints(host) else {
             guard host != .none else {
-                throw .configuration(
-                    "--live-cpuid host: this kernel does not answer the tally leaves: "
-                        + "it takes the patch in kernel-patch/")
+                throw .refused(
+                    .liveCPUID, "this kernel does not answer the tally leaves",
+                    "run a host kernel with the series of kernel-patch/")
             }
             self = LiveCPUIDPlan(host, leaves: host.kernelCounts ? .asListed : .snapshot)
             return
@@ -109,7 +109,7 @@ extension LiveCPUIDPlan {
         let wantsSites = mode == .auto || mode == .sites
         switch mode {
         case .fault where !support.faulting, .sites where !support.hardware:
-            throw .configuration("--live-cpuid \(mode.rawValue): \(support.missing ?? ""): use auto")
+            throw .refused(.liveCPUID, "no \(mode.rawValue): \(support.missing ?? "")", "use auto")
         default: break
         }
         self.host = .none
