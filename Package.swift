@@ -18,10 +18,11 @@ let package = Package(
         .target(name: "CLinux"),
         .target(name: "CLinuxKVM"),
         .target(name: "Linux", dependencies: ["CLinux"]),
-        .target(name: "KVM", dependencies: ["CLinux", "CLinuxKVM", "Linux"]),
+        .target(name: "KVM", dependencies: ["CExitModule", "CLinux", "CLinuxKVM", "Linux"]),
         .target(name: "GuestCode", dependencies: ["Linux"]),
         .target(name: "ExitStats", dependencies: ["CLinux"]),
         .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
+        .systemLibrary(name: "CExitModule", path: "kernel-module"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
@@ -70,7 +71,7 @@ let package = Package(
         .testTarget(name: "HostViewTests", dependencies: ["ExitStats", "HostView"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
         .testTarget(name: "KVMTests", dependencies: ["CLinux", "KVM", "Linux"]),
-        .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats", "SeededRandom"]),
+        .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(
             name: "MachineTests",
@@ -87,7 +88,7 @@ let package = Package(
         .testTarget(
             name: "LinuxGuestTests",
             dependencies: ["GuestCode", "KVM", "Linux", "Machine", "SeededRandom", "TestSupport"]),
-        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CTestSupport", "CVMTally"]),
         .testTarget(
             name: "ReportsTests",
             dependencies: ["BootRecords", "ExitStats", "HostView", "KVM", "Rendering", "Reports"]),

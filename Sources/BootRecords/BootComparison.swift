@@ -227,8 +227,8 @@ public struct BootComparison: Sendable {
             }
         }
         look("VM exits") { $0.hardware != nil }
-        look("VM exits by reason") { $0.hardware?.byName != nil }
-        look("userspace exits by reason") { $0.userspace.byName != nil }
+        look("VM exits by reason") { $0.hardware?.vocabulary != nil }
+        look("userspace exits by reason") { $0.userspace.vocabulary != nil }
         return reasons
     }
 
