@@ -51,6 +51,8 @@ public struct Refusal: Error, Equatable, CustomStringConvertible, Sendable {
 }
 
 extension MachineError {
+    static func system(call: String, errno: Int32) -> MachineError { .system(SystemError(call, errno: errno)) }
+
     package static func refused(_ subject: Refusal.Subject, _ cause: String, _ remedy: String) -> MachineError {
         .refused(Refusal(subject: subject, cause: cause, remedy: remedy))
     }
