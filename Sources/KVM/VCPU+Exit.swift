@@ -150,7 +150,6 @@ extension VCPU.Exit {
     /// - Parameters:
     ///   - result: what ``VCPU/run()`` returned.
     ///   - page: the vCPU's run page.
-    @inlinable
     public init(after result: Int32, runPage page: UnsafeMutablePointer<kvm_run>) throws(KVMError) {
         switch result {
         case 0: self.init(page)
