@@ -8,6 +8,9 @@ SWIFT ?= swift
 START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.txt' -Xlinker --no-warn-symbol-ordering
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
+# What CI holds our own targets to, and nobody who depends on us.
+STRICT := $(if $(CI),-Xswiftc -warnings-as-errors --explicit-target-dependency-import-check error)
+
 SHELL := /bin/bash -o pipefail
 .PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check examples install uninstall deb tarball \
 	clean clean-cache always
@@ -35,7 +38,7 @@ fuzz:
 test: guest build/vmtally-fidelity
 	@scripts/require test
 	@Lab/run --prepare svm vmx || [ -z "$$CI" ]
-	$(SWIFT) test
+	$(SWIFT) test $(STRICT)
 	@scripts/require history
 	$(SWIFT) test --package-path History --scratch-path .build-history
 

@@ -12,22 +12,22 @@ let package = Package(
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [
-        .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2")
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0")
     ],
     targets: [
         .target(name: "CLinux"),
         .target(name: "CLinuxKVM"),
         .target(name: "Linux", dependencies: ["CLinux"]),
-        .systemLibrary(name: "CExitModule", path: "kernel-module"),
         .target(name: "KVM", dependencies: ["CExitModule", "CLinux", "CLinuxKVM", "Linux"]),
         .target(name: "GuestCode", dependencies: ["Linux"]),
-        .target(name: "ExitStats"),
+        .target(name: "ExitStats", dependencies: ["CLinux"]),
         .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
+        .systemLibrary(name: "CExitModule", path: "kernel-module"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
         .target(name: "TestSupport", path: "Tests/Support"),
-        .target(name: "HostView", dependencies: ["ExitStats"]),
+        .target(name: "HostView", dependencies: ["ExitStats", "Linux"]),
         .target(name: "SeededRandom"),
         .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
@@ -82,12 +82,12 @@ let package = Package(
             ]),
         .testTarget(
             name: "FuzzTests",
-            dependencies: ["CLinuxKVM", "CTestSupport", "GuestCode", "Machine", "SeededRandom"],
+            dependencies: ["CLinuxKVM", "CTestSupport", "GuestCode", "Linux", "Machine", "SeededRandom"],
             exclude: ["Corpus"]),
         .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
         .testTarget(
             name: "LinuxGuestTests",
-            dependencies: ["GuestCode", "KVM", "Machine", "SeededRandom", "TestSupport"]),
+            dependencies: ["GuestCode", "KVM", "Linux", "Machine", "SeededRandom", "TestSupport"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CTestSupport", "CVMTally"]),
         .testTarget(
             name: "ReportsTests",

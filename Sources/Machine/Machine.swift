@@ -85,7 +85,9 @@ public final class Machine {
             configuration.irqchip = .kernel
         }
         guard configuration.irqchip != .split || configuration.devices.acpi == .reduced else {
-            throw .configuration("--acpi full announces 8259s and an 8254, which --irqchip split leaves out: give one")
+            throw .refused(
+                .interruptControllers, "full ACPI tables announce 8259s and an 8254, which split ones leave out",
+                "choose one of the two")
         }
         let splitPins = configuration.irqchip == .split ? guest.pins(configuration.devices) : nil
         self.configuration = configuration
@@ -93,11 +95,12 @@ public final class Machine {
         let cpus = configuration.cpus
         let limit = Int(system.check(.maxVCPUs))
         guard cpus > 0, cpus <= limit else {
-            throw .configuration("\(cpus) vCPUs asked for, KVM gives 1 to \(limit): change --cpus")
+            throw .refused(.vcpus, "\(cpus) asked for", "KVM allows 1 to \(limit)")
         }
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
         if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
-            throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
+            throw .refused(
+                .talliesByRIP, "KVM does not show registers at exits (KVM_CAP_SYNC_REGS)", "use Linux 4.17 or newer")
         }
         host = HostAnswers(system, supported: table)
         let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)

@@ -150,7 +150,7 @@ struct RunCommand: ParsableCommand {
             warn("vmtally: \(failure)")
         }
         if let loss = machine.output.loss {
-            warn("vmtally: \(loss)")
+            warn("vmtally: \(loss) (--serial file=PATH or none)")
         }
         if !quiet {
             if let shortfall = machine.plan.shortfall {

@@ -16,6 +16,11 @@ struct VMTally: ParsableCommand {
 
     static func main() {
         occupyStandardDescriptors()
-        main(nil)
+        do {
+            var command = try parseAsRoot(nil)
+            try command.run()
+        } catch {
+            exit(withError: Advice.explained(error))
+        }
     }
 }
