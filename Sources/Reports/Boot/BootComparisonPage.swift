@@ -235,7 +235,7 @@ public struct BootComparisonPage: Sendable {
         let order = pair.before.runs.first?.phases?.map(\.name) ?? []
         let rows = order.compactMap { name in pair.rows.first { $0.group == .phase && $0.name == name } }
         guard !rows.isEmpty else { return "" }
-        let counted = pair.before.runs.first?.hardware?.byReason == nil ? "userspace exits" : "VM exits"
+        let counted = pair.before.runs.first?.hardware?.byName == nil ? "userspace exits" : "VM exits"
         return """
             <h3>By boot phase</h3>
             <p class="muted">Median \(counted) from one message of the kernel's log to the next.</p>
