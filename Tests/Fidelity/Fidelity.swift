@@ -65,7 +65,7 @@ enum Fidelity {
             var configuration = MachineConfiguration()
             configuration.cpus = cpus
             configuration.serial = .capture
-            configuration.timeoutMilliseconds = 120_000
+            configuration.timeoutMilliseconds = 3_600_000
             let machine = try Machine(configuration, elf: ProbeImage.elf)
             let result = try machine.run()
             guard let probe = ProbeReport(serial: machine.output.captured) else {
@@ -88,7 +88,7 @@ enum Fidelity {
     private static func cpuidWalk(_ checks: inout Checks) throws {
         var configuration = MachineConfiguration()
         configuration.serial = .capture
-        configuration.timeoutMilliseconds = 120_000
+        configuration.timeoutMilliseconds = 3_600_000
         let machine = try Machine(configuration, elf: TestGuests.cpuidWalk)
         guard machine.plan.name != "host", machine.plan.isLive else {
             return checks.skip("CPUID walk", because: machine.plan.shortfall ?? "KVM answers every leaf itself")

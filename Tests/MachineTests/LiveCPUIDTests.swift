@@ -75,7 +75,7 @@ struct TallyAnswersTests {
     }
 }
 
-@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+@Suite(.ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
 struct LiveCPUIDTests {
     /// mov edi, data; then for each of `reads`: mov eax, leaf; mov ecx, `ecx`; cpuid; store all four registers,
     /// 16 bytes on; `between` OUTs.
