@@ -33,7 +33,9 @@ struct OutputFile: ~Copyable {
     /// Creates the file, and leaves alone what an existing one holds; `-` is standard output.
     init(path: String) throws {
         self.path = path
-        descriptor = path == "-" ? dup(STDOUT_FILENO) : open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
+        descriptor =
+            path == "-"
+            ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3) : open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
         guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
     }
 

@@ -37,3 +37,8 @@ int ctest_memory_file(long size)
 	}
 	return file;
 }
+
+long ctest_call(long number)
+{
+	return syscall(number, -1L, -1L, -1L, -1L, -1L, -1L);
+}

@@ -29,6 +29,7 @@ struct MultibootMachineTests {
         try Self.realMode.withUnsafeBytes { bytes in
             var configuration = MachineConfiguration()
             configuration.timeoutMilliseconds = 30_000
+            configuration.sandbox.scope = .machineThreads
             let machine = try Machine(configuration, .multiboot(bytes, commandLine: ""))
             #expect(try machine.run().end == .exited(status: 7))
         }

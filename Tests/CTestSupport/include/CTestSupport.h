@@ -11,4 +11,7 @@ int ctest_answer_ioctl(unsigned long request, int error);
 /* A file of `size` zero bytes that has no name, or -1. */
 int ctest_memory_file(long size);
 
+/* A system call by its number, with arguments that mean nothing. Returns what it returns. */
+long ctest_call(long number);
+
 #endif
