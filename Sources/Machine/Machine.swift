@@ -29,6 +29,8 @@ public struct MachineConfiguration: Sendable {
     public var sandbox = SandboxConfiguration()
     /// When the guest's boot is over.
     public var bootMarker = BootMarkerConfiguration()
+    /// Share the counters with the guest, read-only, where KVM can.
+    public var tallyPage = true
     /// Tally exits by the guest's RIP as well.
     public var talliesByRIP = false
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
@@ -68,6 +70,7 @@ public final class Machine {
     private let host: HostAnswers
     private let vm: SharedVM
     private let memory: GuestMemory
+    let page: TallyPage?
     private let control: RunControl
     private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
@@ -104,16 +107,19 @@ public final class Machine {
         let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
         let trial = asks ? try BreakpointTrial(system, table) : nil
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
+        let page = configuration.tallyPage && system.check(.readOnlyMem) > 0 ? try TallyPage(cpus: cpus) : nil
+        self.page = page
         let boot = try LoadedGuest(
             guest, into: memory, cpus: cpus,
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
-                fixedHardware: configuration.devices.acpi == .full))
+                fixedHardware: configuration.devices.acpi == .full, tallyPage: page?.range))
         let isPC = guest.isPC || configuration.hasPCTimers && configuration.irqchip != .none
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC, isTest: guest.isTest)
+        try Self.prepare(vm.machine, configuration, memory, page, pins: splitPins, isPC: isPC, isTest: guest.isTest)
         plan = try LiveCPUIDPlan(
-            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
+            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host,
+            tableLoads: { [memory] limit in DescriptorTableLoads.find(in: memory, boot.identityMapped, limit: limit) }
         ) { () throws(MachineError) in
             if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
@@ -134,11 +140,12 @@ public final class Machine {
         }
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP)
+            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP,
+            page: page?.registers ?? CPUIDRegisters())
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
-            for _ in 0..<cpus {
-                tallies.append(try Tally())
+            for index in 0..<cpus {
+                tallies.append(try TallyPage.tally(vcpu: index, page))
             }
             return tallies
         }
@@ -151,6 +158,7 @@ public final class Machine {
         sandbox = MachineSandbox(configuration.sandbox)
         self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
+        try page?.publish(TallyPageHeader(vcpus: UInt32(cpus), tscKHz: tscKHz, vocabulary: .kvm, boot: 1))
         statistics = KernelStatistics(vm.machine) { visit in
             for vcpu in vcpus {
                 visit(vcpu.loop.vcpu)
@@ -187,6 +195,7 @@ public final class Machine {
         let irqchip: Bool
         let ioAPIC: IOAPIC?
         let talliesByRIP: Bool
+        let page: CPUIDRegisters
     }
 
     private static func makeVCPU(
@@ -197,11 +206,11 @@ public final class Machine {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
-            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz)
+            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz, page: parts.page)
             var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
             try vcpu.setCPUID(
                 parts.table.forGuest(
-                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves))
+                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves, page: parts.page))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
             if rips != nil {
@@ -236,13 +245,13 @@ public final class Machine {
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
             anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
-            hardware: HardwareExits(kernel, host),
+            hardware: host.exits(kernel), time: VCPUTime(statistics: kernel.counter),
             boot: marker.note.map { note in
                 let kernel = note.kernel.difference(since: before)
                 return BootReading(
                     nanoseconds: note.nanoseconds - start,
-                    userspace: note.tallies.reduce(into: TallySnapshot()) { $0.merge($1) },
-                    kernel: kernel, hardware: HardwareExits(kernel, host))
+                    userspace: note.tallies.sum() ?? .none(of: .vmm, .kvm),
+                    kernel: kernel, hardware: host.exits(kernel))
             },
             sandbox: sandbox.state,
             leaf: LeafReport(
@@ -250,7 +259,10 @@ public final class Machine {
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
                 unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
-                readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
+                readings: vcpus.flatMap { $0.loop.rare.interposer.readings },
+                meaningless: vcpus.map { $0.loop.rare.interposer.meaningless }.reduce(into: [:]) {
+                    $0.merge($1, uniquingKeysWith: +)
+                }))
     }
 
     private func ripSnapshot() -> RIPSnapshot? {
@@ -266,7 +278,7 @@ public final class Machine {
                 anchors.append(.init(symbol: "entry_SYSCALL_64", address: address))
             }
             if let special = try? vcpu.loop.vcpu.specialRegisters(),
-                let address = LinearMemory(memory: memory, special: special).generalProtectionHandler(vcpu.loop.vcpu)
+                let address = LinearMemory(memory: memory, special: special).faultGate()?.handler
             {
                 anchors.append(.init(symbol: "asm_exc_general_protection", address: address))
             }
@@ -354,8 +366,9 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, pins: Int?,
-        isPC: Bool, isTest: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
+        _ page: TallyPage?,
+        pins: Int?, isPC: Bool, isTest: Bool
     ) throws(MachineError) {
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
@@ -381,6 +394,7 @@ public final class Machine {
                     slot: 1, guestAddress: GuestMemory.holeEnd, size: memory.size - memory.lowSize,
                     host: memory.host + Int(memory.lowSize))
             }
+            try page?.map(into: vm)
         } catch {
             throw .kvm(error)
         }
@@ -390,19 +404,20 @@ public final class Machine {
     private static func sendToUserspace(
         _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
+        var filter = configuration.userspaceMSRs.map { range in
+            MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
+        }
+        if plan.watchesFaulting {
+            filter += FaultingMSRs.filter
+        }
         do throws(KVMError) {
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
-            if !msrs.isEmpty {
+            if !filter.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
-                try vm.setMSRFilter(
-                    defaultAllow: true,
-                    ranges: msrs.map { range in
-                        MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
-                    })
+                try vm.setMSRFilter(defaultAllow: true, ranges: filter)
             }
         } catch {
             throw .kvm(error)

@@ -20,6 +20,12 @@ public enum HostAnswers: Equatable, Sendable {
         if case .kernel = self { true } else { false }
     }
 
+    /// VM exits by reason, out of KVM's statistics; nil where this kernel does not count them.
+    package func exits(_ counters: KernelCounters) -> ExitCounts? {
+        guard case .kernel(let vocabulary) = self else { return nil }
+        return ExitCounts(kernelPatch: counters.counter, vocabulary)
+    }
+
     /// - Parameter supported: KVM_GET_SUPPORTED_CPUID, where a kernel that counts lists the leaves.
     public init(_ system: borrowing System, supported: CPUIDTable) {
         let signature = supported.entry(leaf: TallyLeaf.signature).map(CPUIDRegisters.init)
