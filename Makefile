@@ -99,10 +99,10 @@ uninstall:
 	Packaging/install.sh --uninstall --prefix $(PREFIX) $(if $(DESTDIR),--destdir $(DESTDIR))
 
 # Debian packages, and the same programs for everybody else: build/deb and build/vmtally-*.tar.gz.
-deb: history
+deb: history $(if $(wildcard Exporter),export)
 	Packaging/deb
 
-tarball: history
+tarball: history $(if $(wildcard Exporter),export)
 	Packaging/tarball
 
 lint:

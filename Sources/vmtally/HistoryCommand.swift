@@ -13,10 +13,10 @@ struct HistoryCommand: ParsableCommand {
     var arguments: [String] = []
 
     func run() throws {
-        let program = Installation.history
-        let words = [program] + arguments
-        var argv: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
+        let name = "vmtally-history"
+        let program = Installation.companion(name)
+        var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
         execv(program, &argv)
-        throw Failure("\(program): \(String(cString: strerror(errno))). \(Installation.historyRemedy)")
+        throw Failure("\(program): \(String(cString: strerror(errno))). \(Installation.companionRemedy(name))")
     }
 }

@@ -16,9 +16,12 @@ enum Installation {
     static var labRemedy: String {
         isInstalled ? "install vmtally-lab" : "run it from the build folder of a source checkout"
     }
-    /// The program of `vmtally history`.
-    static var history: String { isInstalled ? share + "/vmtally-history" : programFolder + "/vmtally-history" }
-    static var historyRemedy: String { isInstalled ? "Install vmtally-history" : "Run make history" }
+    /// A program of its own that a subcommand runs: `vmtally-history`.
+    static func companion(_ name: String) -> String { (isInstalled ? libexec : programFolder) + "/" + name }
+    /// How to get it, where it is missing: its package, or its goal in the Makefile.
+    static func companionRemedy(_ name: String) -> String {
+        isInstalled ? "Install \(name)" : "Run make \(name.split(separator: "-").last ?? "")"
+    }
     /// The Linux guest that is run when none is named.
     static var guestFolder: String { isInstalled ? cache + "/guest" : programFolder + "/guest" }
     static var guestRemedy: String { isInstalled ? "run vmtally-guest" : "run make guest" }
