@@ -95,3 +95,14 @@ let package = Package(
     ],
     swiftLanguageModes: [.v6]
 )
+
+// Linked with libFuzzer, which has the main function: for `make fuzz-coverage` alone.
+if Context.environment["VMTALLY_FUZZ_COVERAGE"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "vmtally-fuzz",
+            dependencies: [
+                "BootRecords", "CLinuxKVM", "CTestSupport", "ExitStats", "GuestCode", "KVM", "Linux", "Machine",
+            ],
+            path: "Tests/FuzzCoverage"))
+}
