@@ -1,10 +1,10 @@
-import CLinuxKVM
 import ExitStats
 import Glibc
 import Machine
 import ProbeImage
 import Reports
 import TestGuests
+@testable import Bench
 
 /// Checks of the tally against KVM's own counts, on whatever host this runs: the lab's emulated ones above all.
 ///

@@ -1,6 +1,5 @@
 import Glibc
 import Testing
-
 @testable import KVM
 
 @Suite(.enabled(if: noKVM == nil, "no /dev/kvm: \(noKVM ?? "")"))

@@ -1,7 +1,8 @@
+import CLinux
 import Glibc
 import Testing
-
 @testable import KVM
+@testable import Linux
 
 @Suite(.enabled(if: noKVM == nil, "no /dev/kvm: \(noKVM ?? "")"))
 struct VirtualMachineTests {

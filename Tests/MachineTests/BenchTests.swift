@@ -3,7 +3,7 @@ import ExitStats
 import KVM
 import ProbeImage
 import Testing
-
+@testable import Bench
 @testable import Machine
 
 /// `vmtally bench`: what its figures are made of, and that nothing a guest or a host does ends it.
@@ -209,7 +209,7 @@ struct BenchTests {
         (exits[1], cycles[1]) = (2, 7_000)  // interrupts of the host
         let counters = HostAnswersTests.counters([
             "exit_acct_exits": [13], "exit_acct_cycles": [22_000], "exit_acct_reason_exits": exits,
-            "exit_acct_reason_cycles": cycles,
+            "exit_acct_reason_cycles": cycles, "exit_acct_codes": (0..<86).map { $0 },
         ])
         var request = BenchRequest()
         request.iterations = 8
@@ -217,7 +217,7 @@ struct BenchTests {
         var record = BenchRecord()
         record.add(
             BenchHost.Block(
-                tally: TallySnapshot(), kernel: counters, hardware: HardwareExits(counters, .kernel(.vmx)),
+                tally: .none(of: .vmm, .kvm), kernel: counters, hardware: HostAnswers.kernel(.vmx).exits(counters),
                 nanoseconds: 0, samples: [UInt32](repeating: 3_000, count: 8)),
             request)
         #expect(try #require(record.measurement(kind, overhead: 0)).kernelCycles == expected)

@@ -1,5 +1,4 @@
 import Testing
-
 @testable import Machine
 
 @Suite("Multiboot 1: the machine", .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))

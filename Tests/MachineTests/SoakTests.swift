@@ -2,7 +2,6 @@ import Glibc
 import KVM
 import TestSupport
 import Testing
-
 @testable import Machine
 
 /// What a machine takes it gives back. In processes of their own, where nothing else opens or allocates.

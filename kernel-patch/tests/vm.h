@@ -30,7 +30,9 @@ asm(".section .rodata\n.globl guest_image, guest_image_end\n"
 #define CAP_USER_SPACE_CPUID	0x76740001
 #define CAP_EXIT_ACCOUNTING	0x76740002
 #define EXIT_CPUID		0x76740001
+#ifndef MAX_VCPUS
 #define MAX_VCPUS		4
+#endif
 
 /* What the VMM asks KVM for: nothing, to count, that the guest may read counts, and cycles. */
 enum access { NOTHING = 0, COUNTED = 1, COUNTS = 3, CYCLES = 7 };
