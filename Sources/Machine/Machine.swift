@@ -120,8 +120,7 @@ public final class Machine {
         ) { () throws(MachineError) in
             if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
-        try lifted { () throws(KVMError) in try host.count(vm.machine, answering: plan.host.kernelCounts) }
-        try Self.sendToUserspace(vm.machine, configuration, plan)
+        try Self.sendToUserspace(vm.machine, configuration, plan, host)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
@@ -383,9 +382,10 @@ public final class Machine {
         }
     }
 
-    /// Has KVM pass on what the guest's tally, its CPUID faulting and the user's wishes need.
+    /// Has KVM count, where it can, and pass on what the guest's tally, its CPUID faulting and the user's wishes need.
     private static func sendToUserspace(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan,
+        _ host: HostAnswers
     ) throws(MachineError) {
         var filter = configuration.userspaceMSRs.map { range in
             MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
@@ -394,6 +394,7 @@ public final class Machine {
             filter += FaultingMSRs.filter
         }
         do throws(KVMError) {
+            try host.count(vm, answering: plan.host.kernelCounts)
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
