@@ -11,7 +11,8 @@ import Testing
             counters.add(
                 arrays.map { name, values in
                     BinaryStats.Counter(
-                        name: name, values: values, kind: name == "exit_acct_codes" ? .instant : .cumulative, unit: .none,
+                        name: name, values: values, kind: name == "exit_acct_codes" ? .instant : .cumulative,
+                        unit: .none,
                         base: .ten, exponent: 0, bucketSize: 0)
                 })
         }
