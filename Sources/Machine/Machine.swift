@@ -107,6 +107,7 @@ public final class Machine {
                 .talliesByRIP, "KVM does not show registers at exits (KVM_CAP_SYNC_REGS)", "use Linux 4.17 or newer")
         }
         host = HostAnswers(system, supported: table)
+        table.list(host)
         let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
         let trial = asks ? try BreakpointTrial(system, table) : nil
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
@@ -126,7 +127,7 @@ public final class Machine {
         ) { () throws(MachineError) in
             if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
-        try Self.sendToUserspace(vm.machine, configuration, plan)
+        try Self.sendToUserspace(vm.machine, configuration, plan, host)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
@@ -407,9 +408,10 @@ public final class Machine {
         }
     }
 
-    /// Has KVM pass on what the guest's tally, its CPUID faulting and the user's wishes need.
+    /// Has KVM count, where it can, and pass on what the guest's tally, its CPUID faulting and the user's wishes need.
     private static func sendToUserspace(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan,
+        _ host: HostAnswers
     ) throws(MachineError) {
         var filter = configuration.userspaceMSRs.map { range in
             MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
@@ -418,6 +420,7 @@ public final class Machine {
             filter += FaultingMSRs.filter
         }
         do throws(KVMError) {
+            try host.count(vm, answering: plan.host.kernelCounts)
             try plan.host.apply(vm)
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range

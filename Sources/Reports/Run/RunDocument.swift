@@ -137,6 +137,7 @@ public struct RunDocument: Encodable, Sendable {
         public let guestCycles: UInt64
         public let userspaceCycles: UInt64
         public let blockedCycles: UInt64
+        public let preemptedCycles: UInt64
 
         enum CodingKeys: String, CodingKey {
             case vocabulary, total
@@ -144,6 +145,7 @@ public struct RunDocument: Encodable, Sendable {
             case guestCycles = "guest_cycles"
             case userspaceCycles = "userspace_cycles"
             case blockedCycles = "blocked_cycles"
+            case preemptedCycles = "preempted_cycles"
         }
 
         init(_ exits: ExitCounts, _ time: VCPUTime) {
@@ -155,6 +157,7 @@ public struct RunDocument: Encodable, Sendable {
             guestCycles = time.guest
             userspaceCycles = time.userspace
             blockedCycles = time.blocked
+            preemptedCycles = time.preempted
         }
     }
 
