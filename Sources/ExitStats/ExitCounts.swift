@@ -29,11 +29,38 @@ public struct ExitCounts: Equatable, Sendable {
         public var range: ClosedRange<UInt64>?
         /// Exits in each bucket of ``CycleHistogram``; empty where nobody keeps a histogram.
         public var buckets: [UInt64]
+        /// Between these exits and the next entry, and not in ``cycles``: while the vCPU was halted, polling included.
+        public var halted: UInt64
+        /// Likewise: in userspace, for VM exits that got that far.
+        public var userspace: UInt64
 
-        public init(cycles: UInt64, range: ClosedRange<UInt64>? = nil, buckets: [UInt64] = []) {
+        public init(
+            cycles: UInt64, range: ClosedRange<UInt64>? = nil, buckets: [UInt64] = [], halted: UInt64 = 0,
+            userspace: UInt64 = 0
+        ) {
             self.cycles = cycles
             self.range = range
             self.buckets = buckets
+            self.halted = halted
+            self.userspace = userspace
+        }
+
+        /// Both together: times of the same reason on two vCPUs.
+        public static func + (left: Times, right: Times) -> Times {
+            var range = left.range ?? right.range
+            if let one = left.range, let other = right.range {
+                range = min(one.lowerBound, other.lowerBound)...max(one.upperBound, other.upperBound)
+            }
+            var buckets = left.buckets
+            if buckets.count < right.buckets.count {
+                buckets += [UInt64](repeating: 0, count: right.buckets.count - buckets.count)
+            }
+            for (index, count) in right.buckets.enumerated() {
+                buckets[index] &+= count
+            }
+            return Times(
+                cycles: left.cycles &+ right.cycles, range: range, buckets: buckets,
+                halted: left.halted &+ right.halted, userspace: left.userspace &+ right.userspace)
         }
 
         /// The duration that the given share of exits does not exceed, TSC cycles, within 1.6 %; nil without a
@@ -93,6 +120,24 @@ public struct ExitCounts: Equatable, Sendable {
         vocabulary = nil
         self.total = total
         reasons = []
+    }
+
+    /// Both together: exits of two vCPUs, counted by the same source; nil where the vocabularies differ.
+    public static func + (left: ExitCounts, right: ExitCounts) -> ExitCounts? {
+        guard left.source == right.source, left.vocabulary == right.vocabulary else { return nil }
+        guard let vocabulary = left.vocabulary else {
+            return ExitCounts(source: left.source, total: left.total &+ right.total)
+        }
+        var reasons: [UInt32?: Reason] = [:]
+        for reason in left.reasons + right.reasons {
+            guard let sum = reasons[reason.code] else {
+                reasons[reason.code] = reason
+                continue
+            }
+            let times = if let one = sum.times, let other = reason.times { one + other } else { nil as Times? }
+            reasons[reason.code] = Reason(code: reason.code, count: sum.count &+ reason.count, times: times)
+        }
+        return ExitCounts(source: left.source, vocabulary: vocabulary, reasons: Array(reasons.values))
     }
 
     /// TSC cycles of all reasons; nil where one of them is not timed, or no reason is known.

@@ -94,12 +94,12 @@ public struct RunTable: Sendable {
     }
 }
 
-func share(_ part: UInt64, _ whole: UInt64) -> String {
+public func share(_ part: UInt64, _ whole: UInt64) -> String {
     whole == 0 ? "" : fixed(100 * Double(part) / Double(whole), 1) + " %"
 }
 
 /// A number with so many decimals.
-func fixed(_ value: Double, _ decimals: Int) -> String {
+public func fixed(_ value: Double, _ decimals: Int) -> String {
     var scale: UInt64 = 1
     for _ in 0..<decimals {
         scale *= 10
