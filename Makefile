@@ -9,7 +9,7 @@ START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.tx
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check clean always
+.PHONY: demo build export history test fuzz guest lint bench-loop bench-start bench-check clean always
 
 demo: build
 	build/vmtally demo
@@ -22,6 +22,12 @@ history: build
 	$(SWIFT) build --package-path History $(RELEASE:.build-static=.build-history) 2>&1 | \
 		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
 	strip -o build/vmtally-history .build-history/release/vmtally-history
+
+# `vmtally export` likewise: it has an HTTP server, and Foundation, in it.
+export: build
+	$(SWIFT) build --package-path Exporter $(RELEASE:.build-static=.build-export) 2>&1 | \
+		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
+	strip -o build/vmtally-export .build-export/release/vmtally-export
 
 # Ten million inputs for each target that a hostile file or guest can reach: Tests/FuzzTests. Optimised, with the checks
 # of raw buffers that debug builds have.
@@ -37,6 +43,8 @@ test: guest build/vmtally-fidelity
 	$(SWIFT) test
 	@scripts/require history
 	$(SWIFT) test --package-path History --scratch-path .build-history
+	@scripts/require export
+	$(SWIFT) test --package-path Exporter --scratch-path .build-export
 
 # The linker's warnings about dlopen and getpwnam in static programs concern calls that are never made.
 build/%: always
@@ -66,7 +74,7 @@ bench-check: build build/vmtally-benchmarks
 	build/vmtally-benchmarks --check loop accounting start
 
 lint:
-	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
+	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History Exporter
 
 clean:
-	rm -rf .build .build-static .build-fuzz .build-history build
+	rm -rf .build .build-static .build-fuzz .build-history .build-export build

@@ -8,6 +8,8 @@ let package = Package(
         .library(name: "ExitStats", targets: ["ExitStats"]),
         .library(name: "BootRecords", targets: ["BootRecords"]),
         .library(name: "Reports", targets: ["Reports"]),
+        // For the exporter, a package of its own.
+        .library(name: "LiveView", targets: ["HostView", "LiveView"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [
@@ -23,6 +25,7 @@ let package = Package(
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
         .target(name: "TestSupport", path: "Tests/Support"),
         .systemLibrary(name: "CBPF", path: "bpf/libbpf"),
+        .systemLibrary(name: "CNCurses"),
         .plugin(name: "BPFPrograms", capability: .buildTool()),
         .target(name: "HostView", dependencies: ["CBPF", "ExitStats"], plugins: ["BPFPrograms"]),
         .target(name: "SeededRandom"),
@@ -36,10 +39,12 @@ let package = Package(
         ),
         .target(name: "Machine", dependencies: ["KVM", "ExitStats", "SeededRandom"]),
         .target(name: "Reports", dependencies: ["BootRecords", "KVM", "ExitStats", "Machine"]),
+        .target(name: "LiveView", dependencies: ["HostView", "Reports"]),
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "BootRecords", "KVM", "ExitStats", "HostView", "Machine", "Reports", "SeededRandom", "ProbeImage",
+                "BootRecords", "CNCurses", "KVM", "ExitStats", "HostView", "LiveView", "Machine", "Reports",
+                "SeededRandom", "ProbeImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
@@ -50,7 +55,7 @@ let package = Package(
             path: "Benchmarks/Harness"),
         .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "SeededRandom"]),
         .testTarget(name: "CodegenTests"),
-        .testTarget(name: "HostViewTests", dependencies: ["HostView", "ExitStats"]),
+        .testTarget(name: "HostViewTests", dependencies: ["CBPF", "HostView", "ExitStats"]),
         .testTarget(name: "KVMTests", dependencies: ["KVM"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats", "SeededRandom"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),

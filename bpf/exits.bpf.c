@@ -181,6 +181,10 @@ bind:
 		slot->vcpu = vcpu;
 		bpf_probe_read_kernel(&slot->vcpu_id, sizeof(slot->vcpu_id), (void *)(vcpu + config.id_offset));
 		bpf_probe_read_kernel(&slot->kvm, sizeof(slot->kvm), (void *)(vcpu + config.kvm_offset));
+		/* VMX: the address of vmcs01 itself. SVM: what vmcb01 points to. */
+		slot->l1_state = vcpu + config.state01_offset;
+		if (config.reason_offset_vmcb != NONE)
+			bpf_probe_read_kernel(&slot->l1_state, sizeof(slot->l1_state), (void *)slot->l1_state);
 		if (bpf_map_update_elem(&by_thread, &key, &number, BPF_ANY))
 			cpu->lost++;
 	}
@@ -300,14 +304,12 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	if (config.reason_offset_vmcb == NONE) {
 		bpf_probe_read_kernel(&code, sizeof(code), (void *)(vcpu + config.reason_offset));
+		bpf_probe_read_kernel(&state, sizeof(state), (void *)(vcpu + config.state_offset));
 	} else {
-		__u64 vmcb = 0;
-
-		bpf_probe_read_kernel(&vmcb, sizeof(vmcb), (void *)(vcpu + config.reason_offset));
-		bpf_probe_read_kernel(&code, sizeof(code), (void *)(vmcb + config.reason_offset_vmcb));
+		bpf_probe_read_kernel(&state, sizeof(state), (void *)(vcpu + config.state_offset));
+		bpf_probe_read_kernel(&code, sizeof(code), (void *)(state + config.reason_offset_vmcb));
 	}
-	bpf_probe_read_kernel(&state, sizeof(state), (void *)(vcpu + config.state_offset));
-	if (state != vcpu + config.state01_offset) {
+	if (state != slot->l1_state) {
 		class = VMTALLY_NESTED_EXIT;
 		slot->nested_exits++;
 	}

@@ -58,6 +58,8 @@ struct vmtally_slot {
 	/* Addresses of struct kvm_vcpu and struct kvm; 0 where no event tells them (kvm_pvm). */
 	__u64 vcpu;
 	__u64 kvm;
+	/* What is in use while no nested guest runs. */
+	__u64 l1_state;
 	/* When the thread started, ns since boot; with owner it names the thread for good. */
 	__u64 thread_started;
 	__u64 last_owner;
@@ -107,11 +109,11 @@ struct vmtally_cpu {
 struct vmtally_config {
 	/* TSC cycles in a ns, times 2^20. */
 	__u64 cycles_per_ns;
-	/* VMX: exit_reason in vcpu_vmx. SVM: vmcb in vcpu_svm. */
+	/* VMX: exit_reason in vcpu_vmx. SVM: none. */
 	__u32 reason_offset;
 	/* SVM: exit_code in struct vmcb. VMX: none. */
 	__u32 reason_offset_vmcb;
-	/* loaded_vmcs or current_vmcb: the VMCS or VMCB in use; vmcs01 or vmcb01: that of L1. */
+	/* loaded_vmcs in vcpu_vmx or vmcb in vcpu_svm: what is in use; vmcs01 or vmcb01: that of L1. */
 	__u32 state_offset;
 	__u32 state01_offset;
 	/* vcpu_id and kvm in kvm_vcpu. */

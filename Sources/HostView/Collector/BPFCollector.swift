@@ -185,9 +185,10 @@ public final class BPFCollector: ExitCollector {
 
     public func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits] {
         var readings: [VCPUExits] = []
+        let bins = detail.bounds.isEmpty ? [] : ExitMaps.bins(detail.bounds)
         for number in 0..<maps.slotCount {
             guard let slot = maps.slot(number) else { continue }
-            let reading = maps.exits(slot, detail)
+            let reading = maps.exits(slot, detail, bins: bins)
             readings.append(reading)
             if reading.hasEnded { try recycle(number, slot) }
         }

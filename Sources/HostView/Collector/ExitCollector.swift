@@ -16,15 +16,16 @@ public protocol ExitCollector: AnyObject {
 }
 
 /// What a reading holds besides counts and sums.
-public struct CollectorDetail: OptionSet, Sendable {
-    public let rawValue: Int
-
-    public init(rawValue: Int) {
-        self.rawValue = rawValue
-    }
-
+public struct CollectorDetail: Sendable {
     /// Histograms of the reasons' times: 10 KB each.
-    public static let histograms = CollectorDetail(rawValue: 1)
+    public var histograms = false
+    /// TSC cycles, ascending: a vCPU's exits are sorted by these, all reasons together.
+    public var bounds: [UInt64] = []
+
+    public init(histograms: Bool = false, bounds: [UInt64] = []) {
+        self.histograms = histograms
+        self.bounds = bounds
+    }
 }
 
 /// Events that are not in the counts.
@@ -85,6 +86,9 @@ public struct VCPUExits: Sendable {
     public var userspace: ExitCounts?
     /// In the guest, TSC cycles; nil where nothing tells it.
     public var guestCycles: UInt64?
+    /// Exits with times up to each of the bounds asked for, and above the one before; then those above all.
+    public var kernelDurations: [UInt64] = []
+    public var userspaceDurations: [UInt64] = []
 
     public init(
         identity: VCPUIdentity, threadName: String = "", hasEnded: Bool = false, hardware: ExitCounts? = nil,

@@ -61,8 +61,22 @@ struct ExitMaps {
         }
     }
 
+    /// Which of the bounds a row's buckets fall under, by their middle.
+    static func bins(_ bounds: [UInt64]) -> [Int] {
+        (0..<Int(VMTALLY_BUCKETS)).map { index in
+            let middle = CycleHistogram.midpoint(of: index + Int(VMTALLY_FIRST_BUCKET))
+            return bounds.firstIndex { middle <= $0 } ?? bounds.count
+        }
+    }
+
     /// One vCPU's exits.
-    func exits(_ slot: UnsafeMutablePointer<vmtally_slot>, _ detail: CollectorDetail) -> VCPUExits {
+    ///
+    /// - Parameter bins: of the detail's bounds.
+    func exits(_ slot: UnsafeMutablePointer<vmtally_slot>, _ detail: CollectorDetail, bins: [Int]) -> VCPUExits {
+        var durations = (
+            kernel: [UInt64](repeating: 0, count: detail.bounds.isEmpty ? 0 : detail.bounds.count + 1),
+            userspace: [UInt64](repeating: 0, count: detail.bounds.isEmpty ? 0 : detail.bounds.count + 1)
+        )
         // First: what is counted after this is in the rows and not in `other`.
         let fixed = slot.pointee
         var hardware: [ExitCounts.Reason] = []
@@ -71,6 +85,10 @@ struct ExitMaps {
         for place in places(slot) where place.key != 0 {
             guard let row = row(place.row) else { continue }
             let kind = UInt32(truncatingIfNeeded: place.key >> 32)
+            if !detail.bounds.isEmpty, kind == VMTALLY_VM_EXIT.rawValue { sort(row, bins, into: &durations.kernel) }
+            if !detail.bounds.isEmpty, kind == VMTALLY_USERSPACE_EXIT.rawValue {
+                sort(row, bins, into: &durations.userspace)
+            }
             var reason = reason(row, code: UInt32(truncatingIfNeeded: place.key), detail)
             switch kind {
             case VMTALLY_VM_EXIT.rawValue, VMTALLY_NESTED_EXIT.rawValue:
@@ -85,7 +103,7 @@ struct ExitMaps {
         addOthers(fixed.nested_exits, to: &nested)
         addOthers(fixed.userspace_exits, to: &userspace)
         let owner = fixed.last_owner
-        return VCPUExits(
+        var exits = VCPUExits(
             identity: VCPUIdentity(
                 process: Int32(truncatingIfNeeded: owner >> 32), thread: Int32(truncatingIfNeeded: owner),
                 started: fixed.thread_started, machine: fixed.kvm, vcpu: fixed.vcpu_id < 0 ? nil : fixed.vcpu_id),
@@ -95,6 +113,13 @@ struct ExitMaps {
             nested: vocabulary.map { ExitCounts(source: .bpf, vocabulary: $0, reasons: nested).merged },
             userspace: ExitCounts(source: .bpf, vocabulary: .kvm, reasons: userspace),
             guestCycles: vocabulary == nil ? nil : scale.cycles(fixed.guest_ns))
+        (exits.kernelDurations, exits.userspaceDurations) = durations
+        return exits
+    }
+
+    private func sort(_ row: UnsafeMutablePointer<vmtally_row>, _ bins: [Int], into sums: inout [UInt64]) {
+        let counts = UnsafeMutableRawPointer(row + 1).assumingMemoryBound(to: UInt64.self)
+        for (index, bin) in bins.enumerated() { sums[bin] &+= counts[index] }
     }
 
     /// Exits that are in the total and found no row of their own.
@@ -112,7 +137,7 @@ struct ExitMaps {
         var times = ExitCounts.Times(
             cycles: scale.cycles(fixed.ns), range: fixed.timed > 0 && shortest <= longest ? shortest...longest : nil,
             halted: scale.cycles(fixed.halted_ns), userspace: scale.cycles(fixed.userspace_ns))
-        if detail.contains(.histograms), fixed.timed > 0 {
+        if detail.histograms, fixed.timed > 0 {
             let counts = UnsafeMutableRawPointer(row + 1).assumingMemoryBound(to: UInt64.self)
             times.buckets = [UInt64](unsafeUninitializedCapacity: CycleHistogram.bucketCount) { buckets, count in
                 buckets.initialize(repeating: 0)

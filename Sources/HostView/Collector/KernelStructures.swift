@@ -8,11 +8,11 @@ struct KernelStructures {
     static let none = UInt32.max
 
     let vocabulary: TallyFeatures.Vocabulary
-    /// VMX: of exit_reason in vcpu_vmx; SVM: of vmcb in vcpu_svm. Bytes, as all of these.
+    /// VMX: of exit_reason in vcpu_vmx. Bytes, as all of these.
     let reason: UInt32
     /// SVM: of exit_code in struct vmcb.
     let reasonInVMCB: UInt32
-    /// Of loaded_vmcs or current_vmcb, and of vmcs01 or vmcb01: equal unless a nested guest ran.
+    /// Of loaded_vmcs or vmcb, and of vmcs01 or vmcb01: the same thing unless a nested guest ran.
     let state: UInt32
     let stateOfL1: UInt32
     /// In struct kvm_vcpu.
@@ -70,9 +70,9 @@ struct KernelStructures {
             (self.reason, reasonInVMCB, self.state, stateOfL1) = (reason, Self.none, state, first)
         case .svm:
             guard let vmcb = types.offset(outer, ["vmcb"]), let code = types.offset("vmcb", ["control", "exit_code"]),
-                let state = types.offset(outer, ["current_vmcb"]), let first = types.offset(outer, ["vmcb01"])
+                let first = types.offset(outer, ["vmcb01", "ptr"])
             else { return nil }
-            (reason, reasonInVMCB, self.state, stateOfL1) = (vmcb, code, state, first)
+            (reason, reasonInVMCB, self.state, stateOfL1) = (Self.none, code, vmcb, first)
         case .kvm: return nil
         }
     }

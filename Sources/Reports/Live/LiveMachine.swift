@@ -41,6 +41,10 @@ public struct LiveMachine: Sendable {
     public var userspace: ExitCounts?
     /// TSC cycles.
     public var guestCycles: UInt64?
+    /// VM exits by their time in the kernel, and userspace exits by theirs in userspace: one more than the bounds asked
+    /// for; empty where none were.
+    public var kernelDurations: [UInt64] = []
+    public var userspaceDurations: [UInt64] = []
 
     public init(
         name: String, program: String, process: Int32, machine: UInt64 = 0, pod: String? = nil,

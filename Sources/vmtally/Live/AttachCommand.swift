@@ -4,6 +4,7 @@ import BootRecords
 import ExitStats
 import Glibc
 import HostView
+import LiveView
 import Reports
 
 /// `vmtally attach`
@@ -169,7 +170,7 @@ struct AttachSession {
 
     /// Totals that were there before are no exits of ours.
     mutating func begin() throws {
-        _ = try live.read([])
+        _ = try live.read(CollectorDetail())
     }
 
     var machines: [LiveMachine] { seen.map(\.machine) }
@@ -179,7 +180,8 @@ struct AttachSession {
     /// - Parameter time: since the start, ns.
     /// - Returns: a line on it; nil for an empty one at the end.
     mutating func span(at time: UInt64, isLast: Bool) throws -> String? {
-        for machine in try live.read(.histograms) where chosen.map({ $0 == machine.process }) ?? true {
+        for machine in try live.read(CollectorDetail(histograms: true))
+        where chosen.map({ $0 == machine.process }) ?? true {
             if let index = seen.firstIndex(where: {
                 !$0.isOver && $0.machine.process == machine.process && $0.machine.machine == machine.machine
             }) {
