@@ -1,6 +1,9 @@
 import ArgumentParser
 import Glibc
+import GuestCode
+import HostView
 import KVM
+import Linux
 import Machine
 import Reports
 

@@ -1,10 +1,10 @@
-import CLinuxKVM
 import ExitStats
 import Glibc
 import Machine
 import ProbeImage
 import Reports
 import TestGuests
+@testable import Bench
 
 /// Checks of the tally against KVM's own counts, on whatever host this runs: the lab's emulated ones above all.
 ///
@@ -52,7 +52,7 @@ enum Fidelity {
             var configuration = MachineConfiguration()
             configuration.cpus = cpus
             configuration.serial = .capture
-            configuration.timeoutMilliseconds = 120_000
+            configuration.timeoutMilliseconds = 3_600_000
             let machine = try Machine(configuration, elf: ProbeImage.elf)
             let result = try machine.run()
             guard let probe = ProbeReport(serial: machine.output.captured) else {
@@ -75,7 +75,7 @@ enum Fidelity {
     private static func cpuidWalk(_ checks: inout Checks) throws {
         var configuration = MachineConfiguration()
         configuration.serial = .capture
-        configuration.timeoutMilliseconds = 120_000
+        configuration.timeoutMilliseconds = 3_600_000
         let machine = try Machine(configuration, elf: TestGuests.cpuidWalk)
         guard machine.plan.name != "host", machine.plan.isLive else {
             return checks.skip("CPUID walk", because: machine.plan.shortfall ?? "KVM answers every leaf itself")

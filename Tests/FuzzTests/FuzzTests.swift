@@ -3,7 +3,7 @@ import CTestSupport
 import Glibc
 import SeededRandom
 import Testing
-
+@testable import GuestCode
 @testable import Machine
 
 /// Everything that a hostile file or guest can hand to the VMM, many times over: `make fuzz`.

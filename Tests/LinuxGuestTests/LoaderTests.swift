@@ -1,6 +1,6 @@
 import SeededRandom
 import Testing
-
+@testable import GuestCode
 @testable import Machine
 
 @Suite("Linux loaders")

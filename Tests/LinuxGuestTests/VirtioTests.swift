@@ -3,7 +3,6 @@ import SeededRandom
 import Synchronization
 import TestSupport
 import Testing
-
 @testable import Machine
 
 @Suite("virtio")

@@ -23,7 +23,7 @@ struct ExportCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Where to listen: an IPv4 address and a port.", valueName: "address:port"))
     var listen = "127.0.0.1:9435"
 
-    @Option(help: "Who counts: auto, bpf, tracefs or statistics.")
+    @Option(help: "Who counts: auto, module, bpf, tracefs or statistics.")
     var collector = CollectorChoice.auto
 
     func validate() throws {

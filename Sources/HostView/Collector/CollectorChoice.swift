@@ -5,6 +5,7 @@ import ExitStats
 public enum CollectorChoice: String, CaseIterable, Sendable {
     /// The best that this host and this user's rights allow.
     case auto
+    case module
     case bpf
     case tracefs
     case statistics
@@ -14,6 +15,7 @@ public enum CollectorChoice: String, CaseIterable, Sendable {
         _ scope: CollectorScope, vcpus: Int
     ) throws(CollectorError) -> (collector: any ExitCollector, refusals: [String]) {
         switch self {
+        case .module: return (try ModuleCollector(scope), [])
         case .bpf: return (try BPFCollector(scope, vcpus: vcpus), [])
         case .tracefs: return (try TracefsCollector(scope), [])
         case .statistics: return (try StatisticsCollector(scope), [])

@@ -36,9 +36,7 @@ public struct MachineExits: Sendable {
         self.endedCount = endedCount
     }
 
-    static func sum(_ counts: [ExitCounts?]) -> ExitCounts? {
-        counts.compactMap { $0 }.reduce(nil) { sum, one in sum.map { $0 + one ?? $0 } ?? one }
-    }
+    static func sum(_ counts: [ExitCounts?]) -> ExitCounts? { counts.compactMap { $0 }.sum() }
 }
 
 /// Keeps what ended vCPUs have counted, and sorts vCPUs into VMs.

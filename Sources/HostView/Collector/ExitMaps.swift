@@ -155,6 +155,6 @@ extension ExitCounts {
     /// Reasons of one code as one: VMX's with and without flags.
     fileprivate var merged: ExitCounts {
         guard let vocabulary, Set(reasons.map(\.code)).count < reasons.count else { return self }
-        return self + ExitCounts(source: source, vocabulary: vocabulary, reasons: []) ?? self
+        return adding(.none(of: source, vocabulary))
     }
 }

@@ -11,6 +11,8 @@ public final class StatisticsCollector: ExitCollector {
     private let scope: CollectorScope
     private var before: [String: UInt64] = [:]
     private var last: [String: UInt64] = [:]
+    /// What was counted before a counter fell.
+    private var kept: [String: UInt64] = [:]
 
     /// - Parameter root: where KVM's folder of debugfs is.
     public init(_ scope: CollectorScope, root: String = "/sys/kernel/debug/kvm") throws(CollectorError) {
@@ -41,9 +43,13 @@ public final class StatisticsCollector: ExitCollector {
             guard let thread = folder.split(separator: "-").first.flatMap({ Int32($0) }) else { return nil }
             let process = Threads.process(of: thread) ?? thread
             guard scope.contains(process) else { return nil }
-            // Root may set the counter to 0 by a write, and a number may be given to another VM.
-            if count < last[folder] ?? 0 { before[folder] = 0 }
-            let exits = ExitCounts(source: .statistics, total: count - min(count, before[folder] ?? 0))
+            // Root may set the counter to 0 by a write.
+            if let old = last[folder], count < old {
+                kept[folder, default: 0] &+= old - min(old, before[folder] ?? 0)
+                before[folder] = 0
+            }
+            let since = count - min(count, before[folder] ?? 0)
+            let exits = ExitCounts(source: .statistics, total: (kept[folder] ?? 0) &+ since)
             let machine = folder.split(separator: "-").last.flatMap { UInt64($0) } ?? 0
             return VCPUExits(
                 identity: VCPUIdentity(process: process, thread: 0, machine: machine), hardware: exits)

@@ -1,5 +1,7 @@
 import CLinuxKVM
+import GuestCode
 import KVM
+import Linux
 
 /// What a Linux guest boots from.
 public struct LinuxImages {

@@ -1,5 +1,7 @@
 import CLinuxKVM
+import GuestCode
 import KVM
+import Linux
 
 /// A Multiboot 1 image in RAM (Multiboot Specification 0.6.96).
 struct Multiboot {

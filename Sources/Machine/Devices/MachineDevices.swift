@@ -1,5 +1,5 @@
-import CLinuxKVM
 import KVM
+import Linux
 
 /// What a PC has beyond its fixed parts.
 public struct DeviceConfiguration: Sendable {
@@ -86,7 +86,7 @@ struct MachineDevices {
     let ioAPIC: IOAPIC?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
-    init(bareMetal output: SerialOutput, marker: BootMarker, bench: BenchHost? = nil) {
+    init(bareMetal output: SerialOutput, marker: BootMarker, extension more: (any MachineExtension)? = nil) {
         loop = nil
         input = nil
         ioAPIC = nil
@@ -95,8 +95,8 @@ struct MachineDevices {
                 (UART16550.ports, UART16550(output: output)),
                 (ExitPort.port...ExitPort.port, ExitPort()),
                 (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
-            ] + (bench.map { [(BenchPorts.range, BenchPorts($0))] } ?? []),
-            slots: bench.map { [BenchRegisters($0)] } ?? [], window: BenchLayout.device)
+            ] + (more?.ports ?? []),
+            slots: more?.registers ?? [], window: more?.window ?? 0)
     }
 
     /// What Linux drives.
@@ -131,7 +131,7 @@ struct MachineDevices {
             ports.append((InterruptTestPorts.ports, InterruptTestPorts(lines: (0..<24).map(line))))
         }
         var backends: [any VirtioBackend] = []
-        let loop = try EventLoop()
+        let loop = try lifted { () throws(SystemError) in try EventLoop() }
         let drained: @Sendable () -> Void = { [input = configuration.input, weak loop] in
             if let input { loop?.rearm(input) }
         }
@@ -210,7 +210,7 @@ struct MachineDevices {
                     line(false)
                 }, report: configuration.report)
         }
-        let interrupt = try EventDescriptor()
+        let interrupt = try lifted { () throws(SystemError) in try EventDescriptor() }
         let transport = VirtioMMIO(
             backend, memory: memory, interrupt: { interrupt.signal() }, report: configuration.report)
         do throws(KVMError) {
@@ -219,7 +219,7 @@ struct MachineDevices {
             throw .kvm(error)
         }
         for queue in 0..<transport.queueCount {
-            let event = try EventDescriptor()
+            let event = try lifted { () throws(SystemError) in try EventDescriptor() }
             do throws(KVMError) {
                 try vm.machine.registerIOEvent(
                     event.rawValue, address: place.address + VirtioMMIO.notifyOffset, length: 4, in: .memory,
@@ -238,8 +238,8 @@ struct MachineDevices {
 }
 
 /// A machine that devices can hold on to.
-final class SharedVM: Sendable {
-    let machine: VirtualMachine
+package final class SharedVM: Sendable {
+    package let machine: VirtualMachine
 
     init(_ machine: consuming VirtualMachine) {
         self.machine = machine

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import Rendering
 
 /// What `vmtally attach` says at its end.
 public struct AttachReport: Sendable {
@@ -74,6 +75,6 @@ public struct AttachReport: Sendable {
     }
 
     private static func sum(_ counts: [ExitCounts?]) -> ExitCounts? {
-        counts.compactMap { $0 }.reduce(nil) { sum, one in sum.map { $0 + one ?? $0 } ?? one }
+        counts.compactMap { $0 }.sum()
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import Rendering
 
 /// Exits by reason as people read them: the most frequent first, times where there are any.
 public struct ExitCountsTable: Sendable {

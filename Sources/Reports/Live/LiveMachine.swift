@@ -79,3 +79,11 @@ public struct LiveMachine: Sendable {
         )
     }
 }
+
+extension ExitCounts? {
+    /// What happened since an earlier reading; all of it, where there was none.
+    public func since(_ earlier: ExitCounts?) -> ExitCounts? {
+        guard let counts = self else { return nil }
+        return earlier.map { counts.difference(since: $0) } ?? counts
+    }
+}

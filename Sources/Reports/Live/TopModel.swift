@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import Rendering
 
 /// What `vmtally top` knows: the last span of every VM, and how its rate went before.
 public struct TopModel: Sendable {
@@ -65,16 +66,16 @@ public struct TopModel: Sendable {
         _ machine: LiveMachine, since before: LiveMachine?, seconds: Double, _ history: [Double]
     ) -> Row {
         var span = machine
-        span.hardware = machine.hardware?.since(before?.hardware)
-        span.nested = machine.nested?.since(before?.nested)
-        span.userspace = machine.userspace?.since(before?.userspace)
+        span.hardware = machine.hardware.since(before?.hardware)
+        span.nested = machine.nested.since(before?.nested)
+        span.userspace = machine.userspace.since(before?.userspace)
         span.guestCycles = machine.guestCycles.map { $0 &- min($0, before?.guestCycles ?? 0) }
         let threads = Dictionary((before?.vcpus ?? []).map { ($0.thread, $0) }, uniquingKeysWith: { first, _ in first })
         span.vcpus = machine.vcpus.map { vcpu in
             var part = vcpu
             let old = threads[vcpu.thread]
-            part.hardware = vcpu.hardware?.since(old?.hardware)
-            part.userspace = vcpu.userspace?.since(old?.userspace)
+            part.hardware = vcpu.hardware.since(old?.hardware)
+            part.userspace = vcpu.userspace.since(old?.userspace)
             part.guestCycles = vcpu.guestCycles.map { $0 &- min($0, old?.guestCycles ?? 0) }
             return part
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import Rendering
 
 /// Spans of `vmtally top --batch` as text for other programs (docs/top.md).
 public enum TopRecords {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import Rendering
 
 /// The screen of `vmtally top` as lines of text, whatever shows it.
 public struct TopView: Sendable {

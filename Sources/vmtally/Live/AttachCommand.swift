@@ -5,6 +5,7 @@ import ExitStats
 import Glibc
 import HostView
 import LiveView
+import Rendering
 import Reports
 
 /// `vmtally attach`
@@ -43,7 +44,7 @@ struct AttachCommand: ParsableCommand {
     @Option(help: "Name of the recording.")
     var label: String?
 
-    @Option(help: "Who counts: auto, bpf, tracefs or statistics.")
+    @Option(help: "Who counts: auto, module, bpf, tracefs or statistics.")
     var collector = CollectorChoice.auto
 
     @Flag(help: "The program after -- is the VMM: count from its first exit on.")
@@ -192,7 +193,7 @@ struct AttachSession {
         }
         let hardware = Self.sum(machines.flatMap { [$0.hardware, $0.nested] })
         let userspace = Self.sum(machines.map(\.userspace))
-        let span = (hardware: hardware?.since(before.hardware), userspace: userspace?.since(before.userspace))
+        let span = (hardware: hardware.since(before.hardware), userspace: userspace.since(before.userspace))
         before = (hardware, userspace)
         defer { spanStart = time }
         let total = (span.hardware?.total ?? 0) + (span.userspace?.total ?? 0)
@@ -200,25 +201,19 @@ struct AttachSession {
         runs.append(
             BootRun(
                 index: runs.count, nanoseconds: time - spanStart,
-                userspace: span.userspace.map(Self.recorded)
-                    ?? BootRun.Exits(source: live.collector.name, total: 0, byReason: nil),
-                hardware: span.hardware.map(Self.recorded), phases: nil))
+                userspace: span.userspace?.withoutTimes
+                    ?? ExitCounts(source: span.hardware?.source ?? .statistics, total: 0),
+                hardware: span.hardware?.withoutTimes, phases: nil))
         let reasons = (span.hardware.flatMap { $0.reasons.isEmpty ? nil : $0 } ?? span.userspace).map { counts in
             counts.reasons.sorted { $0.count > $1.count }.prefix(4).map { "\(counts.name(of: $0)) \($0.count)" }
         }
         let seconds = fixed(Double(time) / 1e9, 3)
-        return "\(padded(seconds, 11)) \(padded(span.hardware.map { "\($0.total)" } ?? "-", 13)) "
-            + "\(padded(span.userspace.map { "\($0.total)" } ?? "-", 16))  \((reasons ?? []).joined(separator: ", "))"
+        return "\(right(seconds, 11)) \(right(span.hardware.map { "\($0.total)" } ?? "-", 13)) "
+            + "\(right(span.userspace.map { "\($0.total)" } ?? "-", 16))  \((reasons ?? []).joined(separator: ", "))"
     }
 
     private static func sum(_ counts: [ExitCounts?]) -> ExitCounts? {
-        counts.compactMap { $0 }.reduce(nil) { sum, one in sum.map { $0 + one ?? $0 } ?? one }
-    }
-
-    private static func recorded(_ counts: ExitCounts) -> BootRun.Exits {
-        let names = counts.reasons.reduce(into: [String: UInt64]()) { $0[counts.name(of: $1), default: 0] += $1.count }
-        return BootRun.Exits(
-            source: counts.source.rawValue, total: counts.total, byReason: counts.vocabulary == nil ? nil : names)
+        counts.compactMap { $0 }.sum()
     }
 
     /// nil when there was not one span.
@@ -240,6 +235,15 @@ struct AttachSession {
     }
 }
 
-private func padded(_ text: String, _ width: Int) -> String {
+extension ExitCounts {
+    /// As recordings of boots have them.
+    fileprivate var withoutTimes: ExitCounts {
+        guard let vocabulary else { return self }
+        return ExitCounts(
+            source: source, vocabulary: vocabulary, reasons: reasons.map { Reason(code: $0.code, count: $0.count) })
+    }
+}
+
+private func right(_ text: String, _ width: Int) -> String {
     String(repeating: " ", count: max(0, width - text.count)) + text
 }

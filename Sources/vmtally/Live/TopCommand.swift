@@ -34,7 +34,7 @@ struct TopCommand: ParsableCommand {
     @Option(name: [.customShort("p"), .customLong("vm")], help: "Only this VM: its process's pid, or its name.")
     var vm: String?
 
-    @Option(help: "Who counts: auto, bpf, tracefs or statistics.")
+    @Option(help: "Who counts: auto, module, bpf, tracefs or statistics.")
     var collector = CollectorChoice.auto
 
     func validate() throws {

@@ -31,5 +31,5 @@ kernel-live) options="--ioeventfd off --cpuid-site native_cpuid --symbols /tmp/k
 *) options="--ioeventfd on" ;;
 esac
 /bin/vmtally run --kernel /guest/vmlinuz --initrd /tmp/initrd --memory 256 --cpus "$1" --disk /tmp/disk \
-	--append "console=ttyS0 quiet $2" $options --timeout 200 </dev/null
+	--append "console=ttyS0 quiet $2" $options --timeout 3000 </dev/null
 echo "status $?"
