@@ -238,7 +238,7 @@ struct LinuxBootTests {
         let output = try Lab.boot(
             boot.ground, script: "live.sh",
             ["\(boot.cpus)", boot.append, boot.kernelIsLive ? "kernel-live" : "kernel-same"],
-            files: ["stress": stress, "compat": compat])
+            files: ["stress": stress, "compat": compat].merging(try folder.tallyPagePrograms()) { $1 })
         let readings = output.matches(of: /0x4fffffff 0x00: (eax=.*)/).map { String($0.1) }
         #expect(readings.count == 3 && Set(readings).count == 3, "\(output)")
         #expect(output.contains("\n0 failed") && !output.contains("FAILED"), "\(output)")
@@ -251,7 +251,9 @@ struct LinuxBootTests {
         // The probe: exit status of CMD, one that is not there, its two formats, one vCPU's own total.
         #expect(output.contains("probe 7") && output.contains("probe killed 143"), "\(output)")
         #expect(output.contains("probe without a command 127"), "\(output)")
-        #expect(output.contains("live; userspace exits (KVM_EXIT_*"), "\(output)")
+        #expect(output.contains("live, by the tally page; userspace exits (KVM_EXIT_*"), "\(output)")
+        #expect(output.contains("live, by CPUID; userspace exits (KVM_EXIT_*"), "\(output)")
+        try TallyPageLabTests.check(output, live: true)
         #expect(output.matches(of: /"scope":"vcpu","total":{"count":[0-9]+/).count == 2, "\(output)")
         #expect(output.contains("total of this vCPU"), "\(output)")
         // An interrupt is two MMIO exits, a request one more where no ioeventfd takes it.

@@ -330,5 +330,22 @@ struct CommandLineTests {
         let leaf = try #require(outcome.json?["leaf"] as? [String: Any])
         #expect(leaf["answered"] as? Int == 1)
         #expect(leaf["last"] as? [String: Int] == ["eax": 1, "ebx": 0, "ecx": 0, "edx": 0])
+        #expect(leaf["meaningless"] as? Int == 0)
+    }
+
+    /// A program for another kernel's layout of the leaves gets zeros, and whoever runs it is told why.
+    @Test(.enabled(if: Host.breakpoints.hardware, "hardware breakpoints do not hit here"))
+    func leavesWithoutAMeaningAreToldOf() throws {
+        // mov ebp, 3; 1: mov eax, 0x4FFFFFFC; cpuid; dec ebp; jnz 1b; mov eax, 0x4FFFFF10; cpuid; hlt
+        let asks = Assembly.loop(3, Assembly.eax(0x4FFF_FFFC) + [0x0F, 0xA2]) + Assembly.eax(0x4FFF_FF10)
+        let guest = TinyGuest(asks + [0x0F, 0xA2, 0xF4], sites: [10, asks.count])
+        let file = try folder.file("guest.elf", guest.elf)
+        let outcome = try CommandLineTool.run(
+            "exec \"$VMTALLY\" run --guest \"$GUEST\" --serial none --stats-json -", ["GUEST": file])
+        #expect(outcome.status == 0)
+        let leaf = try #require(outcome.json?["leaf"] as? [String: Any])
+        #expect(leaf["meaningless"] as? Int == 4)
+        #expect(outcome.error.contains("asked 4 times for tally leaves without a meaning"), "\(outcome.error)")
+        #expect(outcome.error.contains("0x4FFFFF10, 0x4FFFFFFC") && outcome.error.contains("docs/cpuid-abi.md"))
     }
 }

@@ -115,6 +115,8 @@ public struct RunDocument: Encodable, Sendable {
     public struct Leaf: Encodable, Sendable {
         public let mode: String
         public let answered: UInt64
+        /// Questions for leaves of the range that have no meaning.
+        public let meaningless: UInt64
         /// Absent when nothing was answered.
         public let last: Registers?
     }
@@ -195,6 +197,7 @@ public struct RunDocument: Encodable, Sendable {
         hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered.total,
+            meaningless: result.leaf.meaningless.values.reduce(0, +),
             last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })
     }
 
