@@ -264,3 +264,22 @@ struct StatisticsCollectorTests {
         #expect(throws: CollectorError.self) { try StatisticsCollector(.everything, root: "/nowhere") }
     }
 }
+
+@Suite("formats of events")
+struct FormatTests {
+    @Test(
+        "where a field is",
+        arguments: [("exit_reason", 8), ("guest_rip", 16), ("rip", nil), ("isa", 24)] as [(String, UInt32?)])
+    func offset(field: String, offset: UInt32?) {
+        let format = """
+            name: kvm_exit
+            format:
+            \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;
+
+            \tfield:unsigned int exit_reason;\toffset:8;\tsize:4;\tsigned:0;
+            \tfield:unsigned long guest_rip;\toffset:16;\tsize:8;\tsigned:0;
+            \tfield:u32 isa;\toffset:24;\tsize:4;\tsigned:0;
+            """
+        #expect(PlaceCollector.offset(of: field, format) == offset)
+    }
+}

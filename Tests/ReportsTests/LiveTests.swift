@@ -142,4 +142,15 @@ struct LiveTests {
         #expect(try #require(late.hardware.since(late.hardware)).reasons.isEmpty)
         #expect((nil as ExitCounts?).since(late.hardware) == nil)
     }
+
+    @Test("places of one function are one, and a semicolon in a name is no frame of its own")
+    func places() {
+        let table = PlaceTable([
+            PlaceTable.Place(machine: "a;b", code: "outb", reason: "HLT", count: 3),
+            PlaceTable.Place(machine: "a;b", code: "outb", reason: "HLT", count: 4),
+            PlaceTable.Place(machine: "a;b", code: "0x10", reason: "IO", count: 9),
+        ])
+        #expect(table.folded == ["a:b;0x10;IO 9", "a:b;outb;HLT 7"])
+        #expect(table.lines(1).last?.contains("all others") == true)
+    }
 }

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
 import FoundationEssentials
+import HostView
 
 /// Exits of VMs in a span of time as machines read them. What a collector does not know is absent.
 public struct LiveDocument: Encodable, Sendable {
+    public struct Tool: Encodable, Sendable {
+        let name: String
+        let version: String
+    }
+
     /// TSC cycles.
     public struct Cycles: Encodable, Sendable {
         let sum: UInt64
@@ -139,7 +145,7 @@ public struct LiveDocument: Encodable, Sendable {
     }
 
     let schema: String
-    let tool: RunDocument.Tool
+    let tool: Tool
     let host: HostIdentity
     let collector: String
     /// Anything but zeros: the figures are not whole.
@@ -158,7 +164,7 @@ public struct LiveDocument: Encodable, Sendable {
         machines: [LiveMachine]
     ) {
         self.schema = schema
-        tool = RunDocument.Tool(name: "vmtally", version: version)
+        tool = Tool(name: "vmtally", version: version)
         self.host = host
         self.collector = collector
         self.lost = lost

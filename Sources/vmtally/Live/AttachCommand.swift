@@ -3,6 +3,7 @@ import ArgumentParser
 import BootRecords
 import ExitStats
 import Glibc
+import GuestCode
 import HostView
 import LiveView
 import Rendering
@@ -47,6 +48,21 @@ struct AttachCommand: ParsableCommand {
     @Option(help: "Who counts: auto, module, bpf, tracefs or statistics.")
     var collector = CollectorChoice.auto
 
+    @Option(help: "Also count VM exits by the guest's code: rip.")
+    var by: Axis?
+
+    @Option(
+        help: ArgumentHelp(
+            "With --by rip: names of the guest's code: vmlinux, System.map or kallsyms.", valueName: "file"))
+    var symbols: String?
+
+    @Flag(help: "With --by rip: nothing but a line a stack, for flame graphs.")
+    var folded = false
+
+    enum Axis: String, ExpressibleByArgument, CaseIterable {
+        case rip
+    }
+
     @Flag(help: "The program after -- is the VMM: count from its first exit on.")
     var fromStart = false
 
@@ -64,6 +80,9 @@ struct AttachCommand: ParsableCommand {
         guard wanted == 1 else { throw ValidationError("Give one of -p PID or NAME, all, and --from-start.") }
         guard !fromStart || !command.isEmpty else {
             throw ValidationError("--from-start needs the VMM after --: --from-start -- qemu-system-x86_64 ...")
+        }
+        guard by == .rip || symbols == nil && !folded else {
+            throw ValidationError("--symbols and --folded go with --by rip.")
         }
         for seconds in [duration, interval].compactMap({ $0 }) where !(seconds >= 0.001 && seconds < 1e8) {
             throw ValidationError("--duration and --interval take seconds, 0.001 or more.")
@@ -86,6 +105,8 @@ struct AttachCommand: ParsableCommand {
         let running = chosen.map { [$0] } ?? (fromStart ? [] : RunningMachine.all())
         let (collector, refusals) = try collector.make(scope, vcpus: running.reduce(0) { $0 + $1.vcpus })
         for refusal in refusals { warn("vmtally: not by \(refusal)") }
+        let symbols = try symbols.map { try SymbolTable(path: $0) }
+        let places = try by.map { _ in try PlaceCollector(scope) }
         // Nothing from here on needs more than this user may; the statistics in debugfs are root's by their mode.
         try Capabilities.drop()
         var live = LiveMachines(collector)
@@ -115,7 +136,23 @@ struct AttachCommand: ParsableCommand {
             if isOver { break }
         }
         try finish(session, nanoseconds: now() - start, document: document, recording: recording)
+        if let places { show(places, session, symbols) }
         if let child, let status = child.exitStatus, status != 0 { throw ExitCode(status) }
+    }
+
+    private func show(_ places: PlaceCollector, _ session: AttachSession, _ symbols: SymbolTable?) {
+        let names = Dictionary(session.machines.map { ($0.process, $0) }, uniquingKeysWith: { first, _ in first })
+        let table = PlaceTable(
+            places.read().compactMap { place in
+                guard let machine = names[place.process], let counts = machine.hardware else { return nil }
+                let code = counts.vocabulary == .vmx ? place.code & 0xFFFF : place.code
+                return PlaceTable.Place(
+                    machine: machine.name,
+                    code: symbols?.location(of: place.rip)?.symbol ?? "0x" + String(place.rip, radix: 16),
+                    reason: counts.name(of: ExitCounts.Reason(code: code, count: 0)), count: place.count)
+            })
+        print((folded ? table.folded : [""] + table.lines(30)).joined(separator: "\n"))
+        if places.withoutRoom > 0 { warn("vmtally: \(places.withoutRoom) exits at places without room in the map") }
     }
 
     private func finish(
@@ -126,7 +163,7 @@ struct AttachCommand: ParsableCommand {
         let host = HostIdentity(tscKHz: kHz)
         let machines = session.machines
         let losses = session.live.collector.losses()
-        if !quiet, json != "-", output != "-" {
+        if !quiet, !folded, json != "-", output != "-" {
             let report = AttachReport(
                 machines, collector: session.live.collector.name, nanoseconds: nanoseconds, lost: losses.description,
                 isSummed: target != nil)
