@@ -45,7 +45,7 @@ test: guest build/vmtally-fidelity
 	@scripts/require history
 	$(SWIFT) test --package-path History --scratch-path .build-history
 	@scripts/require export
-	$(SWIFT) test --package-path Exporter --scratch-path .build-export
+	$(SWIFT) test --package-path Exporter --scratch-path .build-export-tests
 
 # The linker's warnings about dlopen and getpwnam in static programs concern calls that are never made.
 build/%: always
@@ -101,7 +101,7 @@ lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History Exporter
 
 clean:
-	rm -rf .build .build-static .build-fuzz .build-history .build-export .build-manual build
+	rm -rf .build .build-static .build-fuzz .build-history .build-export .build-export-tests .build-manual build
 
 # What the lab, the guest and the packages' tests have fetched: kernels, and the chroots of Packaging/try.
 clean-cache:

@@ -2,6 +2,7 @@
 import ArgumentParser
 import FlyingFox
 import FlyingSocks
+import Dispatch
 import Foundation
 import HostView
 import LiveView
@@ -10,7 +11,7 @@ import Reports
 extension CollectorChoice: ExpressibleByArgument {}
 
 @main
-struct ExportCommand: AsyncParsableCommand {
+struct ExportCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "vmtally-export",
         abstract: "Exits of this host's VMs for Prometheus (OpenMetrics), at /metrics.",
@@ -38,7 +39,7 @@ struct ExportCommand: AsyncParsableCommand {
         return try? .inet(ip4: String(parts[0]), port: port)
     }
 
-    func run() async throws {
+    func run() throws {
         guard let address = Self.address(listen) else { return }
         let running = RunningMachine.all()
         let source: Source
@@ -46,12 +47,27 @@ struct ExportCommand: AsyncParsableCommand {
             let (collector, refusals) = try collector.make(
                 .everything, vcpus: running.reduce(0) { $0 + $1.vcpus })
             for refusal in refusals { Self.warn("not by \(refusal)") }
+            Self.warn("http://\(listen)/metrics, counted by \(collector.name)")
             source = Source(collector, running)
+            // Of this thread, and so of those that it starts: there is no other yet.
             try Capabilities.drop()
         } catch {
             Self.warn("\(error)")
             throw ExitCode(1)
         }
+        let listen = listen
+        Task.detached {
+            do {
+                try await Self.server(address, source).run()
+            } catch {
+                Self.warn("\(listen): \(error)")
+            }
+            Foundation.exit(1)
+        }
+        dispatchMain()
+    }
+
+    private static func server(_ address: sockaddr_in, _ source: Source) async -> HTTPServer {
         let server = HTTPServer(address: address, timeout: 10, logger: .disabled)
         await server.appendRoute("GET /metrics") { request in
             let accepts = request.headers[HTTPHeader("Accept")] ?? ""
@@ -64,13 +80,7 @@ struct ExportCommand: AsyncParsableCommand {
                 return HTTPResponse(statusCode: .internalServerError, body: Data("\(error)\n".utf8))
             }
         }
-        Self.warn("http://\(listen)/metrics, counted by \(await source.name)")
-        do {
-            try await server.run()
-        } catch {
-            Self.warn("\(listen): \(error)")
-            throw ExitCode(1)
-        }
+        return server
     }
 
     private static func warn(_ text: String) {
@@ -87,8 +97,6 @@ actor Source {
         live = LiveMachines(collector)
         live.learn(running)
     }
-
-    var name: String { live.collector.name }
 
     func scrape(isOpenMetrics: Bool) throws -> [UInt8] {
         let machines = try live.read(CollectorDetail(bounds: bounds))
