@@ -9,7 +9,7 @@ START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.tx
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build export history test fuzz guest lint bench-loop bench-start bench-check examples install uninstall deb tarball \
+.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check examples install uninstall deb tarball \
 	clean clean-cache always
 
 demo: build
@@ -23,12 +23,6 @@ history: build
 	$(SWIFT) build --package-path History $(RELEASE:.build-static=.build-history) 2>&1 | \
 		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
 	strip -o build/vmtally-history .build-history/release/vmtally-history
-
-# `vmtally export` likewise: it has an HTTP server, and Foundation, in it.
-export: build
-	$(SWIFT) build --package-path Exporter $(RELEASE:.build-static=.build-export) 2>&1 | \
-		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
-	strip -o build/vmtally-export .build-export/release/vmtally-export
 
 # Ten million inputs for each target that a hostile file or guest can reach: Tests/FuzzTests. Optimised, with the checks
 # of raw buffers that debug builds have.
@@ -44,8 +38,6 @@ test: guest build/vmtally-fidelity
 	$(SWIFT) test
 	@scripts/require history
 	$(SWIFT) test --package-path History --scratch-path .build-history
-	@scripts/require export
-	$(SWIFT) test --package-path Exporter --scratch-path .build-export-tests
 
 # The linker's warnings about dlopen and getpwnam in static programs concern calls that are never made.
 build/%: always
@@ -98,10 +90,10 @@ tarball: history
 	Packaging/tarball
 
 lint:
-	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History Exporter
+	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
 
 clean:
-	rm -rf .build .build-static .build-fuzz .build-history .build-export .build-export-tests .build-manual build
+	rm -rf .build .build-static .build-fuzz .build-history .build-manual build
 
 # What the lab, the guest and the packages' tests have fetched: kernels, and the chroots of Packaging/try.
 clean-cache:

@@ -9,8 +9,6 @@ let package = Package(
         .library(name: "BootRecords", targets: ["BootRecords"]),
         .library(name: "Rendering", targets: ["Rendering"]),
         .library(name: "Reports", targets: ["Reports"]),
-        // For the exporter, a package of its own.
-        .library(name: "LiveView", targets: ["HostView", "LiveView"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [

@@ -11,7 +11,7 @@ struct VMTally: ParsableCommand {
         subcommands: [
             DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
             HistoryCommand.self, HostCommand.self, CPUIDCommand.self, TopCommand.self,
-            AttachCommand.self, ExportCommand.self,
+            AttachCommand.self,
         ]
     )
 

@@ -14,7 +14,7 @@ struct LiveTests {
             reasons: [10, 12, 30, 48].map { ExitCounts.Reason(code: $0, count: exits / 4, times: times) })
         let userspace = ExitCounts(
             source: .bpf, vocabulary: .kvm, reasons: [ExitCounts.Reason(code: 2, count: exits / 4, times: times)])
-        var machine = LiveMachine(
+        return LiveMachine(
             name: name ?? "vm-\(number)", program: "qemu", process: Int32(1000 + number),
             vcpus: [
                 LiveMachine.VCPU(
@@ -23,9 +23,6 @@ struct LiveTests {
             ], hasEnded: ended, hardware: hardware,
             nested: ExitCounts(source: .bpf, vocabulary: .vmx, reasons: []), userspace: userspace,
             guestCycles: exits * 9000)
-        machine.kernelDurations = [UInt64](repeating: exits / 15, count: OpenMetrics.bounds.count + 1)
-        machine.userspaceDurations = machine.kernelDurations
-        return machine
     }
 
     private static func model(_ count: Int) -> TopModel {
@@ -101,34 +98,6 @@ struct LiveTests {
         #expect(lines.count == 5)
         #expect(lines.first == "2.000,vm-0,1000,vm,EXIT_REASON_CPUID,100,400000,,")
         #expect(lines.last == "2.000,vm-0,1000,userspace,KVM_EXIT_IO,100,400000,,")
-    }
-
-    private static func scrape(_ machines: [LiveMachine], _ isOpenMetrics: Bool) -> String {
-        String(
-            decoding: OpenMetrics.scrape(
-                machines, collector: "bpf", version: "1", kHz: 1_000_000, lost: 0, isOpenMetrics: isOpenMetrics),
-            as: UTF8.self)
-    }
-
-    @Test("a scrape in both formats", arguments: [false, true])
-    func scrape(isOpenMetrics: Bool) {
-        let text = Self.scrape([Self.machine(1, exits: 400, name: "a\"b\\c\n")], isOpenMetrics)
-        #expect(text.hasSuffix("# EOF\n") == isOpenMetrics)
-        #expect(text.contains("# TYPE vmtally_vm_exits\(isOpenMetrics ? "" : "_total") counter\n"))
-        let label = #"vm="a\"b\\c\n",pid="1001""#
-        #expect(text.contains("vmtally_vm_exits_total{\(label),level=\"1\",reason=\"EXIT_REASON_HLT\"} 100\n"))
-        #expect(
-            text.contains("vmtally_vm_exit_seconds_total{\(label),level=\"1\",reason=\"EXIT_REASON_HLT\"} 0.0004\n"))
-        #expect(text.contains("vmtally_vm_exit_duration_seconds_bucket{\(label),le=\"+Inf\"} \(26 * 15)\n"))
-        #expect(text.contains("vmtally_vcpu_vm_exits_total{\(label),vcpu=\"0\"} 400\n"))
-    }
-
-    @Test("1,000 VMs: docs/fleet.md's series and bytes a VM")
-    func thousand() {
-        let text = Self.scrape((0..<1000).map { Self.machine($0, exits: 4000) }, true)
-        let lines = text.split(separator: "\n").filter { !$0.hasPrefix("#") }
-        #expect(lines.count == 1000 * 50 + 2)
-        #expect(text.utf8.count < 6 << 20)
     }
 
     @Test("the difference of two readings")
