@@ -74,7 +74,7 @@ let package = Package(
         .testTarget(name: "CodegenTests"),
         .testTarget(name: "HostViewTests", dependencies: ["CBPF", "ExitStats", "HostView"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
-        .testTarget(name: "KVMTests", dependencies: ["CLinux", "KVM", "Linux"]),
+        .testTarget(name: "KVMTests", dependencies: ["CExitModule", "CLinux", "KVM", "Linux"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(

@@ -10,8 +10,8 @@ struct VMTally: ParsableCommand {
         version: version,
         subcommands: [
             DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
-            HistoryCommand.self, HostCommand.self, CPUIDCommand.self, TopCommand.self,
-            AttachCommand.self,
+            HistoryCommand.self, HostCommand.self, CPUIDCommand.self, AllowCommand.self, DisallowCommand.self,
+            TopCommand.self, AttachCommand.self,
         ]
     )
 
