@@ -7,6 +7,7 @@ let package = Package(
         .library(name: "KVM", targets: ["KVM"]),
         .library(name: "ExitStats", targets: ["ExitStats"]),
         .library(name: "BootRecords", targets: ["BootRecords"]),
+        .library(name: "Rendering", targets: ["Rendering"]),
         .library(name: "Reports", targets: ["Reports"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
@@ -26,9 +27,9 @@ let package = Package(
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
         .target(name: "TestSupport", path: "Tests/Support"),
-        .target(name: "HostView"),
+        .target(name: "HostView", dependencies: ["ExitStats"]),
         .target(name: "SeededRandom"),
-        .target(name: "BootRecords", dependencies: ["SeededRandom"]),
+        .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
             name: "vmtally-fidelity",
             dependencies: [
@@ -65,9 +66,9 @@ let package = Package(
                 "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "HostView", "KVM", "Machine", "Rendering",
             ],
             path: "Benchmarks/Harness"),
-        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "SeededRandom"]),
+        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "ExitStats", "SeededRandom"]),
         .testTarget(name: "CodegenTests"),
-        .testTarget(name: "HostViewTests", dependencies: ["HostView"]),
+        .testTarget(name: "HostViewTests", dependencies: ["ExitStats", "HostView"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
         .testTarget(name: "KVMTests", dependencies: ["CExitModule", "CLinux", "KVM", "Linux"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats", "SeededRandom"]),
@@ -88,7 +89,9 @@ let package = Package(
             name: "LinuxGuestTests",
             dependencies: ["GuestCode", "KVM", "Machine", "SeededRandom", "TestSupport"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
-        .testTarget(name: "ReportsTests", dependencies: ["ExitStats", "HostView", "KVM", "Rendering", "Reports"]),
+        .testTarget(
+            name: "ReportsTests",
+            dependencies: ["BootRecords", "ExitStats", "HostView", "KVM", "Rendering", "Reports"]),
     ],
     swiftLanguageModes: [.v6]
 )

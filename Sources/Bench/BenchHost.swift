@@ -24,9 +24,9 @@ final class BenchHost: MachineExtension {
 
     /// What the tally and the kernel counted in one block, and its samples.
     struct Block {
-        var tally: TallySnapshot
+        var tally: ExitCounts
         var kernel: KernelCounters
-        var hardware: HardwareExits?
+        var hardware: ExitCounts?
         /// Between the marks, ns.
         var nanoseconds: UInt64
         /// TSC cycles modulo 2^32.
@@ -34,7 +34,7 @@ final class BenchHost: MachineExtension {
     }
 
     private struct Reading {
-        var tally: TallySnapshot
+        var tally: ExitCounts
         var kernel: KernelCounters
         /// When the guest left off, or went on, ns.
         var time: UInt64
@@ -146,7 +146,7 @@ final class BenchHost: MachineExtension {
         let samples = memory.slice(BenchLayout.samples, count: Int(request.iterations) * 4)
         return Block(
             tally: end.tally.difference(since: begin.tally), kernel: kernel,
-            hardware: HardwareExits(kernel, attachments.withLock { $0?.host } ?? .none),
+            hardware: attachments.withLock { $0?.host.exits(kernel) },
             nanoseconds: end.time - min(begin.time, end.time),
             samples: samples.map { Array($0.bindMemory(to: UInt32.self)) } ?? [])
     }
@@ -222,7 +222,7 @@ final class BenchHost: MachineExtension {
     private func read() -> Reading {
         attachments.withLock { attachments in
             attachments?.ring?.drain { _ in }
-            let tally = (attachments?.tallies ?? []).reduce(into: TallySnapshot()) { $0.merge($1.snapshot()) }
+            let tally = (attachments?.tallies ?? []).map { $0.snapshot() }.sum() ?? .none(of: .vmm, .kvm)
             return Reading(tally: tally, kernel: attachments?.statistics.read() ?? KernelCounters(), time: 0)
         }
     }

@@ -80,7 +80,14 @@ public struct BenchKind: Sendable {
         let vmx: UInt32
         let svm: UInt32
 
-        func code(_ vocabulary: TallyFeatures.Vocabulary) -> UInt32 { vocabulary == .vmx ? vmx : svm }
+        /// nil in a vocabulary that is no processor's.
+        func code(_ vocabulary: TallyFeatures.Vocabulary?) -> UInt32? {
+            switch vocabulary {
+            case .vmx: vmx
+            case .svm: svm
+            case .kvm, nil: nil
+            }
+        }
 
         static let portIO = HardwareReason(vmx: 30, svm: 0x7B)
         /// An address without memory behind it, once KVM knows that.

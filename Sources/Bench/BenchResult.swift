@@ -100,11 +100,10 @@ struct BenchRecord {
     private(set) var blocks = 0
     private var medians: [UInt32] = []
     private var iterations: UInt64 = 0
-    private var tally = TallySnapshot()
-    private var hardware: [UInt32: UInt64] = [:]
-    private var vocabulary: TallyFeatures.Vocabulary?
+    private var tally = ExitCounts.none(of: .vmm, .kvm)
+    private var hardware: ExitCounts?
     /// Of each block.
-    private var kernel: [(iterations: UInt64, exits: HardwareExits)] = []
+    private var kernel: [(iterations: UInt64, exits: ExitCounts)] = []
     private var exits: UInt64?
 
     mutating func add(_ block: BenchHost.Block, _ request: BenchRequest) {
@@ -113,12 +112,9 @@ struct BenchRecord {
         medians.append(block.samples.sorted().percentile(0.5))
         blocks += 1
         iterations += made
-        tally.merge(block.tally)
+        tally = tally.adding(block.tally)
         if let counts = block.hardware {
-            vocabulary = counts.vocabulary
-            for reason in counts.reasons {
-                if let code = reason.code { hardware[code, default: 0] += reason.pair.count }
-            }
+            hardware = hardware?.adding(counts) ?? counts
             kernel.append((made, counts))
         }
         if let count = block.kernel.values["exits"] {
@@ -143,9 +139,9 @@ struct BenchRecord {
             mean: Double(sorted.reduce(0) { $0 + net($1) }) / Double(sorted.count), p50: net(sorted.percentile(0.5)),
             p90: net(sorted.percentile(0.9)), p99: net(sorted.percentile(0.99)), p999: net(sorted.percentile(0.999)),
             interval: net(medianInterval.lowerBound)...net(medianInterval.upperBound), outliers: outliers,
-            userspace: counts(kind), hardware: hardwareCount(kind), vocabulary: vocabulary,
+            userspace: counts(kind), hardware: hardwareCount(kind), vocabulary: hardware?.vocabulary,
             userspaceCycles: kind.userspace.reduce(0) { sum, expected in
-                sum + (tally[UInt32(bitPattern: expected.key)]?.percentile(0.5) ?? 0) * expected.value
+                sum + (tally[UInt32(bitPattern: expected.key)]?.times?.percentile(0.5) ?? 0) * expected.value
             },
             kernelCycles: kernelCycles(kind),
             exits: exits, distribution: Self.distribution(sorted.map(net)))
@@ -191,7 +187,7 @@ struct BenchRecord {
         }
         let expected = Dictionary(
             uniqueKeysWithValues: kind.userspace.map { (UInt32(bitPattern: $0.key), $0.value * iterations) })
-        let codes = Set(expected.keys).union(tally.reasons.map(\.code)).union(marks.keys)
+        let codes = Set(expected.keys).union(tally.reasons.compactMap(\.code)).union(marks.keys)
         return codes.sorted().compactMap { code in
             let all = tally[code]?.count ?? 0
             let own = marks[code] ?? 0
@@ -210,23 +206,23 @@ struct BenchRecord {
         guard !kind.isDistance, !kind.usesOther else { return nil }
         let perIteration = kernel.compactMap { made, block -> UInt64? in
             func pair(_ reason: BenchKind.HardwareReason) -> TallyPair {
-                let code = reason.code(block.vocabulary)
-                return block.reasons.first { $0.code == code }?.pair ?? TallyPair()
+                guard let own = reason.code(block.vocabulary).flatMap({ block[$0] }) else { return TallyPair() }
+                return TallyPair(count: own.count, cycles: own.times?.cycles ?? 0)
             }
             if let reason = kind.hardware {
                 let own = pair(reason)
                 return own.count > 0 ? own.cycles / own.count : nil
             }
             let marks = pair(kind.markReason).cycles
-            return (block.total.cycles - min(marks, block.total.cycles)) / made
+            let all = block.cycles ?? 0
+            return (all - min(marks, all)) / made
         }
         return perIteration.isEmpty ? nil : perIteration.sorted().percentile(0.5)
     }
 
     private func hardwareCount(_ kind: BenchKind) -> BenchMeasurement.Count? {
-        guard let reason = kind.hardware, let vocabulary else { return nil }
-        let code = reason.code(vocabulary)
-        return BenchMeasurement.Count(code: code, counted: hardware[code] ?? 0, expected: iterations)
+        guard let hardware, let code = kind.hardware?.code(hardware.vocabulary) else { return nil }
+        return BenchMeasurement.Count(code: code, counted: hardware[code]?.count ?? 0, expected: iterations)
     }
 }
 

@@ -23,7 +23,6 @@ package final class BootSession: Sendable {
 
     private let setups: [BootSetup]
     private let runs: Int
-    private let backend: String
     /// Of the guest's kernel, which does not move: nokaslr.
     private let symbols: SymbolTable?
     private let progress: @Sendable (String) -> Void
@@ -37,12 +36,11 @@ package final class BootSession: Sendable {
     ///   - progress: takes a line for each boot.
     ///   - report: takes a line for each boot that failed.
     package init(
-        setups: [BootSetup], runs: Int, seed: UInt64, backend: String, symbols: SymbolTable?,
+        setups: [BootSetup], runs: Int, seed: UInt64, symbols: SymbolTable?,
         progress: @escaping @Sendable (String) -> Void, report: @escaping @Sendable (String) -> Void
     ) {
         self.setups = setups
         self.runs = runs
-        self.backend = backend
         self.symbols = symbols
         self.progress = progress
         self.report = report
@@ -91,9 +89,9 @@ package final class BootSession: Sendable {
             do {
                 let outcome: BootOutcome
                 if let vmm = setup.vmm {
-                    outcome = try OtherBoot(setup: setup, command: vmm, backend: backend).run("\(worker)")
+                    outcome = try OtherBoot(setup: setup, command: vmm).run("\(worker)")
                 } else {
-                    outcome = try OwnBoot(setup: setup, backend: backend, signals: signals).run("\(worker)")
+                    outcome = try OwnBoot(setup: setup, signals: signals).run("\(worker)")
                 }
                 record(outcome, of: index, number)
             } catch let interruption as BootInterrupted {

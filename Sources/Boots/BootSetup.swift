@@ -1,4 +1,5 @@
 import BootRecords
+import ExitStats
 import Linux
 import Machine
 
@@ -101,8 +102,8 @@ package struct BootSetup: Sendable {
 struct BootOutcome: Sendable {
     /// From the first KVM_RUN to the marker.
     var nanoseconds: UInt64
-    var userspace: BootRun.Exits
-    var hardware: BootRun.Exits?
+    var userspace: ExitCounts
+    var hardware: ExitCounts?
     /// Exits by reason and time, ns from the first KVM_RUN.
     var hardwareSeries: [(reason: String, time: UInt64, count: UInt64)] = []
     var userspaceSeries: [(reason: String, time: UInt64, count: UInt64)] = []

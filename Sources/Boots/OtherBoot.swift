@@ -8,7 +8,6 @@ import KVM
 struct OtherBoot {
     let setup: BootSetup
     let command: String
-    let backend: String
 
     /// - Parameter name: tells apart the traces of this process.
     func run(_ name: String) throws -> BootOutcome {
@@ -37,21 +36,18 @@ struct OtherBoot {
             usleep(50_000)
         }
         process.end()
-        let userspace = try trace.userspaceExits()
-        let vocabulary = ReasonVocabulary.kvm
-        var byReason = userspace.byReason.reduce(into: [String: UInt64]()) {
-            $0[vocabulary.name(UInt32(truncatingIfNeeded: $1.key)), default: 0] += $1.value
-        }
         // The marker's own exit had not reached userspace when it stopped the count.
-        byReason[vocabulary.name(UInt32(KVM_EXIT_IO)), default: 0] += 1
+        let marker = ExitCounts(
+            source: .userspaceExitTracepoint, vocabulary: .kvm,
+            reasons: [ExitCounts.Reason(code: UInt32(KVM_EXIT_IO), count: 1)])
+        let userspace = try trace.userspaceExits().counts
         let end = trace.end ?? start
         let begin = trace.begin ?? start
         var outcome = BootOutcome(
             nanoseconds: end > begin ? end - begin : 0,
-            userspace: BootRun.Exits(
-                source: "kvm_userspace_exit", total: byReason.values.reduce(0, +), byReason: byReason))
+            userspace: userspace.total == 0 ? marker : userspace.adding(marker))
         outcome.console = Self.contents(console)
-        try outcome.add(trace, backend: backend)
+        try outcome.add(trace)
         return outcome
     }
 

@@ -8,8 +8,6 @@ import Machine
 /// One boot in a new machine of ours.
 struct OwnBoot {
     let setup: BootSetup
-    /// KVM's vendor module.
-    let backend: String
     /// Signals that end it.
     let signals: [Int32]
 
@@ -48,28 +46,16 @@ struct OwnBoot {
         guard let boot = result.boot else {
             throw BootError(Self.explain(result.end, console))
         }
-        let vocabulary = ReasonVocabulary.kvm
-        let userspace = boot.userspace
         var outcome = BootOutcome(
             nanoseconds: boot.nanoseconds,
-            userspace: BootRun.Exits(
-                source: "vmtally", total: userspace.total.count,
-                byReason: userspace.reasons.reduce(into: [:]) { $0[vocabulary.name($1.code)] = $1.count }),
-            hardware: boot.kernel.values["exits"].map {
-                BootRun.Exits(source: "kvm_stats", total: $0, byReason: nil)
-            })
+            userspace: boot.userspace, hardware: ExitCounts(statistics: boot.kernel.counter))
         outcome.console = console
         outcome.tscKHz = machine.tscKHz
         if let trace {
-            try outcome.add(trace, backend: backend)
+            try outcome.add(trace)
         }
         if let hardware = boot.hardware {
-            let vocabulary = ReasonVocabulary.vocabulary(hardware.vocabulary)
-            outcome.hardware = BootRun.Exits(
-                source: "kernel_patch", total: hardware.total.count,
-                byReason: hardware.reasons.reduce(into: [:]) {
-                    $0[$1.code.map(vocabulary.name) ?? "other", default: 0] += $1.pair.count
-                })
+            outcome.hardware = hardware
         }
         // With one vCPU nothing runs between the marker and the reading of KVM's statistics.
         if setup.cpus == 1, let counted = boot.kernel.values["exits"], let total = outcome.hardware?.total,
@@ -98,30 +84,17 @@ struct BootInterrupted: Error {
 
 extension BootOutcome {
     /// What the tracepoints have counted, of whatever VMM.
-    mutating func add(_ trace: BootTrace, backend: String) throws(TraceError) {
+    mutating func add(_ trace: BootTrace) throws(TraceError) {
         let userspace = try trace.userspaceExits()
         let exits = try trace.virtualMachineExits()
-        let kvm = ReasonVocabulary.kvm
-        let hardware = backend == "kvm_amd" ? ReasonVocabulary.svm : .vmx
         guard let begin = trace.begin ?? (userspace.series + (exits?.series ?? [])).map(\.time).min() else { return }
-        func relative(_ counts: BootTrace.Counts, _ vocabulary: ReasonVocabulary) -> [(
-            reason: String, time: UInt64, count: UInt64
-        )] {
-            counts.series.map {
-                (
-                    vocabulary.name(UInt32(truncatingIfNeeded: $0.reason)), $0.time > begin ? $0.time - begin : 0,
-                    $0.count
-                )
-            }
+        func relative(_ exits: TracedExits) -> [(reason: String, time: UInt64, count: UInt64)] {
+            exits.series.map { (exits.name($0.code), $0.time > begin ? $0.time - begin : 0, $0.count) }
         }
-        userspaceSeries = relative(userspace, kvm)
+        userspaceSeries = relative(userspace)
         guard let exits else { return }
-        hardwareSeries = relative(exits, hardware)
+        hardwareSeries = relative(exits)
         addresses = try trace.addresses()
-        self.hardware = BootRun.Exits(
-            source: "kvm_exit", total: exits.byReason.values.reduce(0, +),
-            byReason: exits.byReason.reduce(into: [:]) {
-                $0[hardware.name(UInt32(truncatingIfNeeded: $1.key)), default: 0] += $1.value
-            })
+        hardware = exits.counts
     }
 }

@@ -123,6 +123,11 @@ public struct KernelCounters: Equatable, Sendable {
         }
     }
 
+    /// All values of a counter, one or several; nil where the kernel has none of that name.
+    public func counter(_ name: String) -> [UInt64]? {
+        arrays[name] ?? values[name].map { [$0] }
+    }
+
     /// Cumulative counters' growth; others as they are now.
     package func difference(since earlier: KernelCounters) -> KernelCounters {
         var result = self

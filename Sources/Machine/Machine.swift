@@ -109,7 +109,8 @@ public final class Machine {
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
         try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC, isTest: guest.isTest)
         plan = try LiveCPUIDPlan(
-            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
+            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host,
+            tableLoads: { [memory] limit in DescriptorTableLoads.find(in: memory, boot.identityMapped, limit: limit) }
         ) { () throws(MachineError) in
             if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
@@ -235,13 +236,13 @@ public final class Machine {
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
             anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
-            hardware: HardwareExits(kernel, host),
+            hardware: host.exits(kernel), time: VCPUTime(statistics: kernel.counter),
             boot: marker.note.map { note in
                 let kernel = note.kernel.difference(since: before)
                 return BootReading(
                     nanoseconds: note.nanoseconds - start,
-                    userspace: note.tallies.reduce(into: TallySnapshot()) { $0.merge($1) },
-                    kernel: kernel, hardware: HardwareExits(kernel, host))
+                    userspace: note.tallies.sum() ?? .none(of: .vmm, .kvm),
+                    kernel: kernel, hardware: host.exits(kernel))
             },
             leaf: LeafReport(
                 mode: plan.name,
@@ -264,7 +265,7 @@ public final class Machine {
                 anchors.append(.init(symbol: "entry_SYSCALL_64", address: address))
             }
             if let special = try? vcpu.loop.vcpu.specialRegisters(),
-                let address = LinearMemory(memory: memory, special: special).generalProtectionHandler(vcpu.loop.vcpu)
+                let address = LinearMemory(memory: memory, special: special).faultGate()?.handler
             {
                 anchors.append(.init(symbol: "asm_exc_general_protection", address: address))
             }
@@ -375,20 +376,21 @@ public final class Machine {
     private static func sendToUserspace(
         _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
+        var filter = configuration.userspaceMSRs.map { range in
+            MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
+        }
+        if plan.watchesFaulting {
+            filter += FaultingMSRs.filter
+        }
         do throws(KVMError) {
             try plan.host.apply(vm)
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
-            if !msrs.isEmpty {
+            if !filter.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
-                try vm.setMSRFilter(
-                    defaultAllow: true,
-                    ranges: msrs.map { range in
-                        MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
-                    })
+                try vm.setMSRFilter(defaultAllow: true, ranges: filter)
             }
         } catch {
             throw .kvm(error)

@@ -106,7 +106,7 @@ struct BootCommand: ParsableCommand {
         let host = HostIdentity(tscKHz: 0)
         let isQuiet = quiet
         let session = BootSession(
-            setups: setups, runs: runs, seed: seed, backend: host.backend, symbols: symbols,
+            setups: setups, runs: runs, seed: seed, symbols: symbols,
             progress: { line in if !isQuiet { warn(line) } }, report: { line in warn(line) })
         try session.prepare()
         try session.run(parallel: parallel)

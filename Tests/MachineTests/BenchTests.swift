@@ -217,7 +217,7 @@ struct BenchTests {
         var record = BenchRecord()
         record.add(
             BenchHost.Block(
-                tally: TallySnapshot(), kernel: counters, hardware: HardwareExits(counters, .kernel(.vmx)),
+                tally: .none(of: .vmm, .kvm), kernel: counters, hardware: HostAnswers.kernel(.vmx).exits(counters),
                 nanoseconds: 0, samples: [UInt32](repeating: 3_000, count: 8)),
             request)
         #expect(try #require(record.measurement(kind, overhead: 0)).kernelCycles == expected)

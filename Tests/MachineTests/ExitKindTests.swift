@@ -216,7 +216,7 @@ struct ExitKindTests {
         #expect(outcome.result.end == .halted)
         #expect(outcome.serial == test.found)
         #expect(outcome.counts == Dictionary(grouping: seen, by: \.reason).mapValues { UInt64($0.count) })
-        #expect(outcome.result.total.total.count == UInt64(seen.count))
+        #expect(outcome.result.total.total == UInt64(seen.count))
         try ExactnessTests.expectKernelAgrees(
             outcome.result, userspaceExits: UInt64(seen.count), sharing: test.shared)
     }

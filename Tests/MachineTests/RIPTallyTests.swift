@@ -69,7 +69,7 @@ struct RIPTallyTests {
             $0.userspaceMSRs = [ExactnessTests.msr...ExactnessTests.msr]
         }
         let rips = try #require(outcome.result.rips)
-        #expect(rips.total == outcome.result.total.total)
+        #expect(rips.total == outcome.result.total.pair)
         #expect(rips.other == TallyPair())
         #expect(rips.places.count == loops.places.count + 1)
         let factor = UInt64(cpus)
@@ -95,7 +95,7 @@ struct RIPTallyTests {
         let outcome = try TinyGuest(outs + Assembly.halt).run { $0.talliesByRIP = true }
         let rips = try #require(outcome.result.rips)
         #expect(outcome.count(KVM_EXIT_IO) == 20_000)
-        #expect(rips.total == outcome.result.total.total)
+        #expect(rips.total == outcome.result.total.pair)
         #expect(rips.places.allSatisfy { $0.pair.count == 1 })
         #expect(rips.other.count == 20_001 - UInt64(rips.places.count))
         #expect(rips.other.count > 20_000 - 16_384)

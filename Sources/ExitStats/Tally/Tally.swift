@@ -46,14 +46,14 @@ public final class Tally: Sendable {
     /// Copies all counters. An exit that is under way is in the counts, not in cycles or histogram.
     ///
     /// While the writer runs, the histogram may be one exit away from count and cycles.
-    public func snapshot() -> TallySnapshot {
+    public func snapshot() -> ExitCounts {
         let pending = memory.pending.pointee.load(ordering: .relaxed)
         let direct = (0..<UInt32(Self.directSlots)).map { (slot: Int($0), code: $0) }
         let claimed = (0..<memory.claims.pointee.load(ordering: .acquiring)).map { claim in
             let slot = Self.directSlots + claim
             return (slot: slot, code: memory.codes[claim].load(ordering: .relaxed))
         }
-        let reasons = (direct + claimed).compactMap { (slot, code) -> ReasonTally? in
+        let reasons = (direct + claimed).compactMap { (slot, code) -> ExitCounts.Reason? in
             let counters = memory.slots + slot
             let pair = counters.pointee.pair()
             guard pair.count > 0 else { return nil }
@@ -61,11 +61,15 @@ public final class Tally: Sendable {
             let buckets = (first..<first + CycleHistogram.bucketCount).map { bucket in
                 memory.buckets[bucket].load(ordering: .relaxed) + (bucket == pending ? 1 : 0)
             }
-            return ReasonTally(
-                code: code, count: pair.count, cycles: pair.cycles,
-                minimum: counters.pointee.minimum, maximum: counters.pointee.maximum, buckets: buckets)
+            let shortest = counters.pointee.minimum
+            let hasEnded = buckets.contains { $0 > 0 }
+            return ExitCounts.Reason(
+                code: code, count: pair.count,
+                times: ExitCounts.Times(
+                    cycles: pair.cycles,
+                    range: hasEnded ? shortest...max(shortest, counters.pointee.maximum) : nil, buckets: buckets))
         }
-        return TallySnapshot(reasons: reasons)
+        return ExitCounts(source: .vmm, vocabulary: .kvm, reasons: reasons)
     }
 }
 

@@ -1,3 +1,4 @@
+import ExitStats
 import Glibc
 
 /// A boot seen by KVM's tracepoints: VM exits and userspace exits of one VMM, whichever it is, from the first to the
@@ -6,24 +7,9 @@ import Glibc
 /// The kernel counts, in histograms, and stops by itself at the marker: its kvm_pio event pauses them. Only the threads
 /// of the VMM that is followed are counted. Needs root.
 public final class BootTrace {
-    /// Exits by reason, and when.
-    public struct Counts: Equatable, Sendable {
-        public let byReason: [UInt64: UInt64]
-        /// Exits by reason and by the start of a ``BootTrace/bucket``, ns of the monotonic clock.
-        public let series: [(reason: UInt64, time: UInt64, count: UInt64)]
-        /// Exits that the series lacks for want of room.
-        public let droppedFromSeries: UInt64
-
-        public static func == (left: Counts, right: Counts) -> Bool {
-            left.byReason == right.byReason && left.droppedFromSeries == right.droppedFromSeries
-                && left.series.elementsEqual(right.series) { $0 == $1 }
-        }
-    }
-
     /// Width of a series' buckets, ns.
     public static let bucket: UInt64 = 1_000_000
     private static let marker = "port == 0xf5"
-    private static let reasonKey = ["kvm_exit": "exit_reason", "kvm_userspace_exit": "reason"]
 
     private let instance: TraceInstance
     private let pipe: Int32
@@ -41,9 +27,12 @@ public final class BootTrace {
         try instance.write("1", to: "options/event-fork")
         // A reader is woken by the first line, not when the buffer is half full.
         try instance.write("0", to: "buffer_percent")
-        for (event, key) in Self.reasonKey {
-            try instance.count(event, by: key, size: 512)
-            try instance.count(event, by: "\(key),common_timestamp.buckets=\(Self.bucket)", size: 32768)
+        for source in [ExitCounts.Source.vmExitTracepoint, .userspaceExitTracepoint] {
+            let event = source.rawValue
+            try instance.count(event, by: TracedExits.keys(source), size: 512)
+            try instance.count(
+                event, by: "\(TracedExits.reasonKey(source)),\(TracedExits.timeKey).buckets=\(Self.bucket)", size: 32768
+            )
             try instance.write("disable_hist:kvm:\(event) if \(Self.marker)", to: "events/kvm/kvm_pio/trigger")
         }
         try instance.count("kvm_exit", by: "guest_rip", size: 16384)
@@ -118,14 +107,14 @@ public final class BootTrace {
     }
 
     /// VM exits; nil where KVM's kvm_exit does not fire (kvm_pvm).
-    public func virtualMachineExits() throws(TraceError) -> Counts? {
-        let counts = try self.counts("kvm_exit")
-        return counts.byReason.isEmpty ? nil : counts
+    public func virtualMachineExits() throws(TraceError) -> TracedExits? {
+        let exits = try self.exits(.vmExitTracepoint)
+        return exits.counts.total == 0 ? nil : exits
     }
 
     /// Userspace exits before the marker's own, which was still on its way to userspace.
-    public func userspaceExits() throws(TraceError) -> Counts {
-        try counts("kvm_userspace_exit")
+    public func userspaceExits() throws(TraceError) -> TracedExits {
+        try exits(.userspaceExitTracepoint)
     }
 
     /// VM exits by the guest's RIP.
@@ -136,24 +125,72 @@ public final class BootTrace {
         } ?? [:]
     }
 
-    private func counts(_ event: String) throws(TraceError) -> Counts {
+    private func exits(_ source: ExitCounts.Source) throws(TraceError) -> TracedExits {
         take()
-        var byReason: [UInt64: UInt64] = [:]
-        var series: [(reason: UInt64, time: UInt64, count: UInt64)] = []
+        return TracedExits(source, try instance.histograms(source.rawValue))
+    }
+}
+
+/// Exits that a tracepoint of KVM has counted, and when they were.
+public struct TracedExits: Sendable {
+    public let counts: ExitCounts
+    /// Exits by reason and by the start of a ``BootTrace/bucket``, ns of the monotonic clock.
+    public let series: [(code: UInt32, time: UInt64, count: UInt64)]
+    /// Exits that the series lacks for want of room.
+    public let droppedFromSeries: UInt64
+
+    static let timeKey = "common_timestamp"
+
+    static func reasonKey(_ source: ExitCounts.Source) -> String {
+        source == .vmExitTracepoint ? "exit_reason" : "reason"
+    }
+
+    /// What a histogram of the tracepoint that `source` names is to be keyed by: kvm_exit tells the vocabulary too.
+    package static func keys(_ source: ExitCounts.Source) -> String {
+        source == .vmExitTracepoint ? "exit_reason,isa" : reasonKey(source)
+    }
+
+    /// - Parameter histograms: of the tracepoint that `source` names, by ``keys(_:)`` and by reason and time.
+    package init(_ source: ExitCounts.Source, _ histograms: [TraceHistogram]) {
+        var byReason: [UInt32: UInt64] = [:]
+        var series: [(code: UInt32, time: UInt64, count: UInt64)] = []
         var dropped: UInt64 = 0
-        for histogram in try instance.histograms(event) {
-            if histogram.keys == [Self.reasonKey[event]] {
-                for entry in histogram.entries where entry.keys.count == 1 {
-                    byReason[entry.keys[0], default: 0] += entry.count
-                }
-            } else if histogram.keys.count == 2 {
-                dropped = histogram.dropped
-                for entry in histogram.entries where entry.keys.count == 2 {
-                    series.append((entry.keys[0], entry.keys[1], entry.count))
+        var vocabularies: Set<TallyFeatures.Vocabulary?> = []
+        for histogram in histograms where histogram.keys.first == Self.reasonKey(source) {
+            let isSeries = histogram.keys.last == Self.timeKey
+            if isSeries { dropped = histogram.dropped }
+            for entry in histogram.entries where entry.keys.count == histogram.keys.count {
+                let code = UInt32(truncatingIfNeeded: entry.keys[0])
+                if isSeries {
+                    series.append((code, entry.keys[1], entry.count))
+                } else {
+                    byReason[code, default: 0] += entry.count
+                    vocabularies.insert(histogram.keys.count == 1 ? .kvm : Self.vocabulary(isa: entry.keys[1]))
                 }
             }
         }
-        series.sort { ($0.time, $0.reason) < ($1.time, $1.reason) }
-        return Counts(byReason: byReason, series: series, droppedFromSeries: dropped)
+        self.series = series.sorted { ($0.time, $0.code) < ($1.time, $1.code) }
+        droppedFromSeries = dropped
+        if vocabularies.count == 1, let vocabulary = vocabularies.first ?? nil {
+            counts = ExitCounts(
+                source: source, vocabulary: vocabulary,
+                reasons: byReason.map { ExitCounts.Reason(code: $0.key, count: $0.value) })
+        } else {
+            counts = ExitCounts(source: source, total: byReason.values.reduce(0, +))
+        }
+    }
+
+    /// KVM_ISA_VMX and KVM_ISA_SVM (arch/x86/kvm/trace.h); another backend's codes have no vocabulary here.
+    private static func vocabulary(isa: UInt64) -> TallyFeatures.Vocabulary? {
+        switch isa {
+        case 1: .vmx
+        case 2: .svm
+        default: nil
+        }
+    }
+
+    /// The kernel's name of a code of the series.
+    public func name(_ code: UInt32) -> String {
+        counts.name(of: ExitCounts.Reason(code: code, count: 0))
     }
 }

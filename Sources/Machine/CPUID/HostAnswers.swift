@@ -55,6 +55,13 @@ public enum HostAnswers: Equatable, Sendable {
     /// That we had ourselves allowed.
     private static let isAllowed = Atomic(false)
 
+    /// VM exits by reason, out of KVM's statistics or the module's; nil where this kernel does not count them.
+    package func exits(_ counters: KernelCounters) -> ExitCounts? {
+        guard let vocabulary, let counts = ExitCounts(kernelPatch: counters.counter, vocabulary) else { return nil }
+        guard case .module = self else { return counts }
+        return ExitCounts(source: .module, vocabulary: vocabulary, reasons: counts.reasons)
+    }
+
     /// - Parameter supported: KVM_GET_SUPPORTED_CPUID, where a kernel that counts lists the leaves.
     public init(_ system: borrowing System, supported: CPUIDTable) {
         let signature = supported.entry(leaf: TallyLeaf.signature).map(CPUIDRegisters.init)

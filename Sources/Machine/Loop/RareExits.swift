@@ -44,7 +44,7 @@ struct RareExits: ~Copyable {
         // In this order: a stop that comes in between sets the flag again.
         VCPU.cancelExitRequest(runPage: vcpu.runPage)
         guard control.end == nil else { return false }
-        return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.armIfPossible(vcpu) }
+        return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.arm(vcpu, .chance) }
     }
 
     /// Handles an exit by its reason.
@@ -110,14 +110,17 @@ struct RareExits: ~Copyable {
         _ vcpu: borrowing VCPU, _ control: RunControl,
         _ action: (inout RareExits, borrowing VCPU) throws(KVMError) -> Void
     ) -> Bool {
-        let waiting = interposer.isWaitingForHandler
+        let (waiting, changes) = (interposer.isWaitingForHandler, interposer.gateChanges)
         do {
             try action(&self, vcpu)
         } catch {
             return fail(vcpu, control, "\(error)")
         }
-        if waiting, !interposer.isWaitingForHandler {
-            control.foundHandler(vcpu: index)
+        if waiting != interposer.isWaitingForHandler {
+            control.setWaitingForHandler(vcpu: index, !waiting)
+        }
+        if interposer.gateChanges != changes {
+            control.callOut(except: index)
         }
         return true
     }

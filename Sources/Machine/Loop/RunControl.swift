@@ -12,6 +12,7 @@ final class RunControl: Sendable {
         var running: Int
         /// vCPUs inside their loop, to be kicked out of KVM_RUN.
         var kickable: [Int: Kick] = [:]
+        let callsOut: Bool
         /// vCPUs whose guest has not yet shown its #GP handler.
         var waitingForHandler: Set<Int>
     }
@@ -30,7 +31,8 @@ final class RunControl: Sendable {
     init(cpus: Int, callsOut: Bool = false) throws(MachineError) {
         finished = eventfd(0, Int32(EFD_CLOEXEC))
         guard finished >= 0 else { throw .system(call: "eventfd", errno: errno) }
-        state = Mutex(State(running: cpus, waitingForHandler: callsOut ? Set(0..<cpus) : []))
+        state = Mutex(
+            State(running: cpus, callsOut: callsOut, waitingForHandler: callsOut ? Set(0..<cpus) : []))
         KickSignal.install()
     }
 
@@ -67,11 +69,24 @@ final class RunControl: Sendable {
         }
     }
 
-    /// A vCPU's interposer has found its guest's #GP handler.
-    func foundHandler(vcpu index: Int) {
+    /// Whether a vCPU's guest still has to show its #GP handler.
+    func setWaitingForHandler(vcpu index: Int, _ isWaiting: Bool) {
         state.withLock { state in
-            state.waitingForHandler.remove(index)
-            return
+            guard state.callsOut else { return }
+            if isWaiting {
+                state.waitingForHandler.insert(index)
+            } else {
+                state.waitingForHandler.remove(index)
+            }
+        }
+    }
+
+    /// Calls all vCPUs but one out of the guest, to look at what that one has changed.
+    func callOut(except index: Int) {
+        state.withLock { state in
+            for (other, kick) in state.kickable where other != index {
+                KickSignal.send(kick)
+            }
         }
     }
 
@@ -92,12 +107,13 @@ final class RunControl: Sendable {
         var next = monotonicNanoseconds() + Self.firstNudge
         var interval = Self.firstNudge
         while end == nil {
-            let nudging = interval <= Self.lastNudge && state.withLock { !$0.waitingForHandler.isEmpty }
+            let nudging = state.withLock { !$0.waitingForHandler.isEmpty }
             switch sleep(until: nudging ? min(deadline, next) : deadline, signals) {
             case .signal(let signal): finish(.interrupted(signal: signal))
             case .timeout where monotonicNanoseconds() >= deadline: finish(.timeout)
             case .timeout:
-                interval *= 2
+                // Ever rarer, but never the last: a guest that boots slowly is found too, at a dozen exits an hour.
+                interval = min(interval * 2, Self.longestNudge)
                 next += interval
                 nudge()
             case .ended: return
@@ -106,7 +122,7 @@ final class RunControl: Sendable {
     }
 
     private static let firstNudge: UInt64 = 2_000_000
-    private static let lastNudge: UInt64 = 1_000_000_000
+    private static let longestNudge: UInt64 = 1 << 40
 
     private enum Wakeup {
         case ended

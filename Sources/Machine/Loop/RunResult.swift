@@ -8,7 +8,7 @@ public struct RunResult: Sendable {
     /// From just before the first KVM_RUN to the end of the last, ns.
     public let wallNanoseconds: UInt64
     /// One tally a vCPU.
-    public let vcpus: [TallySnapshot]
+    public let vcpus: [ExitCounts]
     /// Exits of all vCPUs by the guest's RIP; nil unless asked for.
     public let rips: RIPSnapshot?
     /// Where the guest's kernel lies, for a ``SymbolTable``; with `rips` only.
@@ -16,15 +16,15 @@ public struct RunResult: Sendable {
     /// What KVM counted meanwhile.
     public let kernel: KernelCounters
     /// VM exits by reason, where the kernel counts them.
-    public let hardware: HardwareExits?
+    public let hardware: ExitCounts?
+    /// Where the vCPUs' time went, where the kernel accounts it.
+    public let time: VCPUTime?
     /// What had been counted when the guest said that its boot was over; nil if it did not.
     public let boot: BootReading?
     public let leaf: LeafReport
 
     /// All vCPUs together.
-    public var total: TallySnapshot {
-        vcpus.reduce(into: TallySnapshot()) { $0.merge($1) }
-    }
+    public var total: ExitCounts { vcpus.sum() ?? .none(of: .vmm, .kvm) }
 }
 
 /// How the guest's queries went.

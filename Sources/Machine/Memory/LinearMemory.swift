@@ -41,38 +41,49 @@ struct LinearMemory {
         return walk(address)?.physical
     }
 
-    /// 4- or 5-level paging (SDM vol. 3A 5.5): the physical address, and whether ring 3 may use it.
-    func walk(_ address: UInt64) -> (physical: UInt64, isUser: Bool)? {
+    /// 4- or 5-level paging (SDM vol. 3A 5.5): the physical address, whether ring 3 may use it, and whether ring 0 may
+    /// write it.
+    func walk(_ address: UInt64) -> (physical: UInt64, isUser: Bool, isWritable: Bool)? {
         let addressBits: UInt64 = 0x000F_FFFF_FFFF_F000
         let fiveLevels = special.cr4 & 1 << 12 != 0
         var table = special.cr3 & addressBits
         var isUser = true
+        var isWritable = true
         for shift in stride(from: UInt64(fiveLevels ? 48 : 39), through: 12, by: -9) {
             guard let entry = memory.load(UInt64.self, at: table + (address >> shift & 0x1FF) * 8), entry & 1 == 1
             else {
                 return nil
             }
             isUser = isUser && entry & 4 != 0
+            isWritable = isWritable && entry & 2 != 0
             let isPage = shift == 12 || (entry & 0x80 != 0 && shift <= 30)
             if isPage {
                 let offset = (1 << shift) - 1 as UInt64
-                return (entry & addressBits & ~offset | address & offset, isUser)
+                // Without CR0.WP ring 0 writes where it likes.
+                let writable = isWritable || special.cr0 & 1 << 16 == 0
+                return (entry & addressBits & ~offset | address & offset, isUser, writable)
             }
             table = entry & addressBits
         }
         return nil
     }
 
-    /// Where gate 13 of the IDT leads in 64-bit mode; nil when there is no such gate yet (SDM vol. 3A 7.14.1).
-    func generalProtectionHandler(_ vcpu: borrowing VCPU) -> UInt64? {
+    /// Gate 13 of the IDT in 64-bit mode (SDM vol. 3A 7.14.1); nil where there is no such IDT, or events do not go through
+    /// it (CR4.FRED).
+    func faultGate() -> FaultGate? {
         let longModeActive = special.efer & 0x400 != 0
-        guard longModeActive, special.idt.limit >= 14 * 16 - 1,
-            let gate = readWords(special.idt.base &+ 13 * 16, count: 2, vcpu)
+        let address = special.idt.base &+ 13 * 16
+        guard longModeActive, special.cr4 & 1 << 32 == 0, special.idt.limit >= 14 * 16 - 1,
+            let page = walk(address), let low = memory.load(UInt64.self, at: page.physical),
+            // An IDT need not be aligned.
+            let rest = address & 0xFFF <= 0xFF0 ? page.physical + 8 : walk(address &+ 8)?.physical,
+            let high = memory.load(UInt32.self, at: rest)
         else { return nil }
-        let present = gate[0] >> 47 & 1 == 1
-        let interruptOrTrap = gate[0] >> 40 & 0xE == 0xE
-        guard present, interruptOrTrap else { return nil }
-        return gate[0] & 0xFFFF | gate[0] >> 32 & 0xFFFF_0000 | gate[1] << 32
+        let isPresent = low >> 47 & 1 == 1
+        let isInterruptOrTrap = low >> 40 & 0xE == 0xE
+        let handler = low & 0xFFFF | low >> 32 & 0xFFFF_0000 | UInt64(high) << 32
+        return FaultGate(
+            address: address, isWritable: page.isWritable, handler: isPresent && isInterruptOrTrap ? handler : nil)
     }
 
     /// Length of the CPUID instruction at an address, its prefixes included; nil if there is none.

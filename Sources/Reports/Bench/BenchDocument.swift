@@ -61,10 +61,9 @@ public struct BenchDocument: Codable, Sendable {
         public let expected: UInt64
 
         init(_ count: BenchMeasurement.Count, _ id: TallyFeatures.Vocabulary) {
-            let vocabulary = ReasonVocabulary.vocabulary(id)
-            self.vocabulary = "\(vocabulary.key)"
+            vocabulary = id.key
             code = count.code
-            name = vocabulary.name(count.code)
+            name = ReasonVocabulary.vocabulary(id).name(count.code)
             counted = count.counted
             expected = count.expected
         }

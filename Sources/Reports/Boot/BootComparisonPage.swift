@@ -1,4 +1,5 @@
 import BootRecords
+import Glibc
 import Rendering
 
 /// What changed between recordings of boots, as a page.
@@ -61,15 +62,18 @@ public struct BootComparisonPage: Sendable {
     private func table(_ pair: BootComparison.Pair, _ labels: (String, String)) -> Markup {
         let rows = pair.rows.filter { $0.isSignificant || $0.group == .total || $0.group == .time }
         return .table(
-            ["median", labels.0, labels.1, "difference", "95 % interval", "relative"],
+            ["median", labels.0, labels.1, "difference, 95 % interval"],
             rows.map { row in
                 let name: Markup = row.isSignificant ? "<strong>\(row.name.breakable)</strong>" : row.name.breakable
                 let interval =
                     "\(BootComparisonReport.signed(row.interval.lowerBound)) to \(BootComparisonReport.signed(row.interval.upperBound))"
                 let cells: [Markup] = [
                     name, "\(BootComparisonReport.number(row.before))", "\(BootComparisonReport.number(row.after))",
-                    "\(BootComparisonReport.signed(row.difference))", "\(interval)",
-                    "\(BootComparisonReport.signedPercent(row.relative))",
+                    """
+                    \(BootComparisonReport.signed(row.difference)) \
+                    <small>\(BootComparisonReport.signedPercent(row.relative).replacing(" ", with: "\u{A0}"))</small><br/>\
+                    <small class="muted">\(interval)</small>
+                    """,
                 ]
                 let isWorse = limit.map { row.isSignificant && row.difference > 0 && row.share > $0 } ?? false
                 return (cells, isWorse ? "wrong" : row.isSignificant ? nil : "muted")
@@ -96,9 +100,7 @@ public struct BootComparisonPage: Sendable {
         let scale = Scale(
             lowest...max(highest, lowest + 1), from: left + (lowest < 0 ? room : 6),
             to: width - (highest > 0 ? room : 10))
-        var drawing = Drawing.horizontalAxis(scale, bottom: bottom, top: 4, ticks: 4) {
-            ($0 > 0 ? "+" : "") + Drawing.short($0)
-        }
+        var drawing = Drawing.horizontalAxis(scale, bottom: bottom, top: 4, ticks: 4, signed: true)
         let zero = scale(0)
         for (index, row) in rows.enumerated() {
             let y = 8 + Double(index) * line
@@ -219,9 +221,7 @@ public struct BootComparisonPage: Sendable {
             drawing += "<path class=\"s\(min(index, Page.seriesCount - 1)) fill\" d=\""
             drawing += "\(Drawing.path(edge(top) + edge(below).reversed(), closed: true))\"/>\n"
         }
-        drawing += Drawing.horizontalAxis(x, bottom: height - 20, top: height - 20, ticks: 5) {
-            Drawing.short($0) + " s"
-        }
+        drawing += Drawing.horizontalAxis(x, bottom: height - 20, top: height - 20, ticks: 5, unit: " s")
         return """
             <figure><h3>\(label)</h3><figcaption>\(title) per ms, mean of the boots</figcaption>
             \(Drawing.svg(width: width, height: height, label: "\(title) per ms over boot time, \(label)", drawing))</figure>
@@ -235,7 +235,7 @@ public struct BootComparisonPage: Sendable {
         let order = pair.before.runs.first?.phases?.map(\.name) ?? []
         let rows = order.compactMap { name in pair.rows.first { $0.group == .phase && $0.name == name } }
         guard !rows.isEmpty else { return "" }
-        let counted = pair.before.runs.first?.hardware?.byReason == nil ? "userspace exits" : "VM exits"
+        let counted = pair.before.runs.first?.hardware?.byName == nil ? "userspace exits" : "VM exits"
         return """
             <h3>By boot phase</h3>
             <p class="muted">Median \(counted) from one message of the kernel's log to the next.</p>
@@ -281,7 +281,8 @@ public struct BootComparisonPage: Sendable {
             facts.append(
                 (
                     recording.label,
-                    "\(host.cpu), Linux \(host.kernel), \(host.backend); vmtally \(recording.tool.version)"
+                    "\(host.cpu), Linux \(host.kernel), \(host.backend); vmtally \(recording.tool.version); "
+                        + "recorded \(Self.date(recording.recorded))"
                 ))
             for configuration in recording.configurations {
                 facts.append(
@@ -306,6 +307,16 @@ public struct BootComparisonPage: Sendable {
             \(Markup.facts(facts))</section>
 
             """
+    }
+
+    /// `2026-11-21 16:03 UTC` of seconds since 1970.
+    private static func date(_ seconds: Int) -> String {
+        var time = time_t(seconds)
+        var parts = tm()
+        guard gmtime_r(&time, &parts) != nil else { return "at \(seconds) s" }
+        var text = [CChar](repeating: 0, count: 64)
+        strftime(&text, text.count, "%Y-%m-%d %H:%M UTC", &parts)
+        return String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 
     /// Each recording once.

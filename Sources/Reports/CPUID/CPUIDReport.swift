@@ -163,7 +163,7 @@ public struct CPUIDReport: Equatable, Encodable, Sendable {
             tally.perVCPU = features.flags.contains(.perVCPU)
             tally.tscKhz = features.tscKHz
             tally.vocabulary =
-                features.vocabulary.map { ReasonVocabulary.vocabulary($0).key.description }
+                features.vocabulary?.key
                 ?? "unknown (\(features.vocabularyCode))"
         }
         if let pair = total?.registers.tallyPair {

@@ -66,7 +66,7 @@ public struct DemoReport: Sendable {
 
     /// A reading that the kernel answered: no more than it counted until the end of the run.
     private func isWithinHardware(_ reading: Reading) -> Bool {
-        guard let total = result.hardware?.total else { return false }
+        guard let total = result.hardware?.pair else { return false }
         return reading.guest.count <= total.count && reading.guest.cycles <= total.cycles
     }
 

@@ -44,7 +44,7 @@ public struct RIPReport: Sendable {
         for row in rows {
             table.add(
                 (hasSymbols ? [row.location?.description ?? "?", row.rip] : [row.rip])
-                    + [ReasonVocabulary.kvm.name(row.place.code)] + numbers(row.place.pair))
+                    + [RIPSnapshot.name(of: row.place)] + numbers(row.place.pair))
         }
         if rest.count > 0 {
             table.add(["all others"] + Array(repeating: "", count: hasSymbols ? 2 : 1) + numbers(rest))

@@ -3,6 +3,7 @@ import FoundationEssentials
 import HostView
 import KVM
 import Machine
+import Rendering
 
 /// A run as machines read it: schema `vmtally.run/1`. Integers only; names are the kernel's.
 public struct RunDocument: Encodable, Sendable {
@@ -41,14 +42,19 @@ public struct RunDocument: Encodable, Sendable {
     public struct Total: Encodable, Sendable {
         public let count: UInt64
         public let cycles: UInt64
+
+        init(_ pair: TallyPair) {
+            count = pair.count
+            cycles = pair.cycles
+        }
     }
 
     public struct Reason: Encodable, Sendable {
-        public let vocabulary: String
-        public let code: UInt32
+        public let vocabulary: String?
+        public let code: UInt32?
         public let name: String
         public let count: UInt64
-        public let cycles: Cycles
+        public let cycles: Cycles?
     }
 
     public struct VCPU: Encodable, Sendable {
@@ -72,9 +78,9 @@ public struct RunDocument: Encodable, Sendable {
 
         init(_ row: RIPReport.Row) {
             rip = row.rip
-            vocabulary = "kvm"
+            vocabulary = RIPSnapshot.vocabulary.key
             code = row.place.code
-            name = ReasonVocabulary.kvm.name(row.place.code)
+            name = RIPSnapshot.name(of: row.place)
             count = row.place.pair.count
             cycles = row.place.pair.cycles
             symbol = row.location?.symbol
@@ -120,10 +126,10 @@ public struct RunDocument: Encodable, Sendable {
             public let code: UInt32?
             public let name: String
             public let count: UInt64
-            public let cycles: UInt64
+            public let cycles: UInt64?
         }
 
-        public let vocabulary: String
+        public let vocabulary: String?
         public let total: Total
         public let byReason: [Reason]
         public let guestCycles: UInt64
@@ -138,18 +144,15 @@ public struct RunDocument: Encodable, Sendable {
             case blockedCycles = "blocked_cycles"
         }
 
-        init(_ exits: HardwareExits) {
-            let vocabulary = ReasonVocabulary.vocabulary(exits.vocabulary)
-            self.vocabulary = "\(vocabulary.key)"
-            total = Total(count: exits.total.count, cycles: exits.total.cycles)
+        init(_ exits: ExitCounts, _ time: VCPUTime) {
+            vocabulary = exits.vocabulary?.key
+            total = Total(exits.pair)
             byReason = exits.reasons.map {
-                Reason(
-                    code: $0.code, name: $0.code.map(vocabulary.name) ?? "other", count: $0.pair.count,
-                    cycles: $0.pair.cycles)
+                Reason(code: $0.code, name: exits.name(of: $0), count: $0.count, cycles: $0.times?.cycles)
             }
-            guestCycles = exits.guestCycles
-            userspaceCycles = exits.userspaceCycles
-            blockedCycles = exits.blockedCycles
+            guestCycles = time.guest
+            userspaceCycles = time.userspace
+            blockedCycles = time.blocked
         }
     }
 
@@ -182,26 +185,28 @@ public struct RunDocument: Encodable, Sendable {
         wallNanoseconds = result.wallNanoseconds
         status = Status(reason: result.end.reason, code: result.end.exitStatus)
         exits = Exits(
-            total: Total(count: all.total.count, cycles: all.total.cycles),
-            byReason: all.reasons.map(Self.reason),
+            total: Total(all.pair), byReason: all.reasons.map { Self.reason($0, of: all) },
             byVCPU: result.vcpus.enumerated().map { index, tally in
-                VCPU(vcpu: index, count: tally.total.count, cycles: tally.total.cycles)
+                VCPU(vcpu: index, count: tally.total, cycles: tally.pair.cycles)
             },
             byRIP: byRIP?.rows.map(Place.init),
-            byRIPOthers: byRIP.map { Total(count: $0.rest.count, cycles: $0.rest.cycles) })
+            byRIPOthers: byRIP.map { Total($0.rest) })
         kernel = result.kernel.values
-        hardware = result.hardware.map(Hardware.init)
+        hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered.total,
             last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })
     }
 
-    private static func reason(_ tally: ReasonTally) -> Reason {
+    private static func reason(_ reason: ExitCounts.Reason, of counts: ExitCounts) -> Reason {
         Reason(
-            vocabulary: "kvm", code: tally.code, name: ReasonVocabulary.kvm.name(tally.code), count: tally.count,
-            cycles: Cycles(
-                sum: tally.cycles, min: tally.minimum, max: tally.maximum, p50: tally.percentile(0.5),
-                p90: tally.percentile(0.9), p99: tally.percentile(0.99), p999: tally.percentile(0.999)))
+            vocabulary: counts.vocabulary?.key, code: reason.code, name: counts.name(of: reason), count: reason.count,
+            cycles: reason.times.map { times in
+                func percentile(_ share: Double) -> UInt64 { times.percentile(share) ?? 0 }
+                return Cycles(
+                    sum: times.cycles, min: times.range?.lowerBound ?? 0, max: times.range?.upperBound ?? 0,
+                    p50: percentile(0.5), p90: percentile(0.9), p99: percentile(0.99), p999: percentile(0.999))
+            })
     }
 
     /// The document on one line, keys sorted, so that two of them can be compared as text.

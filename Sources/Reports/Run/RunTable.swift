@@ -20,38 +20,42 @@ public struct RunTable: Sendable {
             header: ["userspace exits", "count", "share", "cycles", "min", "p50", "p90", "p99", "p99.9", "max"])
         for reason in all.reasons.sorted(by: { $0.count > $1.count }) {
             table.add(
-                [ReasonVocabulary.kvm.name(reason.code), grouped(reason.count), share(reason.count, all.total.count)]
-                    + [
-                        reason.cycles, reason.minimum, reason.percentile(0.5), reason.percentile(0.9),
-                        reason.percentile(0.99), reason.percentile(0.999), reason.maximum,
-                    ].map(grouped))
+                [all.name(of: reason), grouped(reason.count), share(reason.count, all.total)]
+                    + Self.times(reason.times))
         }
         table.add([
-            "total", grouped(all.total.count), share(all.total.count, all.total.count), grouped(all.total.cycles),
+            "total", grouped(all.total), share(all.total, all.total), grouped(all.pair.cycles),
         ])
         let places = byRIP.map { [""] + $0.lines() + [""] } ?? []
-        return table.lines() + places + kernelLines(all.total.count) + hardwareLines() + [summary]
+        return table.lines() + places + kernelLines(all.total) + hardwareLines() + [summary]
+    }
+
+    /// Sum, shortest, percentiles and longest.
+    private static func times(_ times: ExitCounts.Times?) -> [String] {
+        guard let times else { return [] }
+        return
+            ([times.cycles, times.range?.lowerBound]
+            + [0.5, 0.9, 0.99, 0.999].map(times.percentile) + [times.range?.upperBound]).map { grouped($0 ?? 0) }
     }
 
     /// The patched kernel's own tally: VM exits by reason, and where a vCPU's time went.
     private func hardwareLines() -> [String] {
-        guard let hardware = result.hardware else { return [] }
-        let vocabulary = ReasonVocabulary.vocabulary(hardware.vocabulary)
+        guard let hardware = result.hardware, let time = result.time else { return [] }
         var table = TextTable(header: ["VM exits", "count", "share", "cycles in the kernel", "mean"])
-        for reason in hardware.reasons.sorted(by: { $0.pair.count > $1.pair.count }) {
-            table.add([
-                reason.code.map(vocabulary.name) ?? "other", grouped(reason.pair.count),
-                share(reason.pair.count, hardware.total.count), grouped(reason.pair.cycles),
-                grouped(reason.pair.cycles / max(1, reason.pair.count)),
-            ])
+        func row(_ name: String, _ pair: TallyPair) -> [String] {
+            [
+                name, grouped(pair.count), share(pair.count, hardware.total), grouped(pair.cycles),
+                grouped(pair.cycles / max(1, pair.count)),
+            ]
         }
-        table.add([
-            "total", grouped(hardware.total.count), share(hardware.total.count, hardware.total.count),
-            grouped(hardware.total.cycles), grouped(hardware.total.cycles / max(1, hardware.total.count)),
-        ])
+        for reason in hardware.reasons.sorted(by: { $0.count > $1.count }) {
+            table.add(
+                row(
+                    hardware.name(of: reason), TallyPair(count: reason.count, cycles: reason.times?.cycles ?? 0)))
+        }
+        table.add(row("total", hardware.pair))
         let times = [
-            ("guest", hardware.guestCycles), ("kernel", hardware.total.cycles),
-            ("userspace", hardware.userspaceCycles), ("blocked", hardware.blockedCycles),
+            ("guest", time.guest), ("kernel", time.kernel), ("userspace", time.userspace), ("blocked", time.blocked),
         ]
         let all = times.reduce(0) { $0 &+ $1.1 }
         let shares = times.map { "\($0.0) \(share($0.1, all))" }.joined(separator: ", ")
@@ -82,7 +86,7 @@ public struct RunTable: Sendable {
 
     private var summary: String {
         let seconds = Double(result.wallNanoseconds) / 1e9
-        let busy = tscKHz > 0 ? Double(result.total.total.cycles) / Double(tscKHz) / 1000 : 0
+        let busy = tscKHz > 0 ? Double(result.total.pair.cycles) / Double(tscKHz) / 1000 : 0
         return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(leaf)"
     }
 

@@ -13,7 +13,7 @@ import Synchronization
 enum FabricatedExit {
     struct Outcome: Sendable {
         let end: RunEnd?
-        let tally: TallySnapshot
+        let tally: ExitCounts
 
         var failure: GuestFailure? {
             if case .failed(let failure) = end { failure } else { nil }

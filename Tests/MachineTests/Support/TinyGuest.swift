@@ -74,7 +74,7 @@ struct TinyGuest: Sendable {
 
         /// Exits by reason, without calls out of KVM_RUN by a signal.
         var counts: [Int32: UInt64] {
-            result.total.reasons.reduce(into: [:]) { $0[Int32($1.code)] = $1.count }
+            result.total.reasons.reduce(into: [:]) { $0[Int32($1.code ?? .max)] = $1.count }
         }
 
         var failure: GuestFailure? {
