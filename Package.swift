@@ -71,7 +71,7 @@ let package = Package(
         .testTarget(name: "HostViewTests", dependencies: ["ExitStats", "HostView"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
         .testTarget(name: "KVMTests", dependencies: ["CExitModule", "CLinux", "KVM", "Linux"]),
-        .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats", "SeededRandom"]),
+        .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(
             name: "MachineTests",
@@ -88,7 +88,7 @@ let package = Package(
         .testTarget(
             name: "LinuxGuestTests",
             dependencies: ["GuestCode", "KVM", "Machine", "SeededRandom", "TestSupport"]),
-        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CTestSupport", "CVMTally"]),
         .testTarget(
             name: "ReportsTests",
             dependencies: ["BootRecords", "ExitStats", "HostView", "KVM", "Rendering", "Reports"]),

@@ -10,8 +10,7 @@ readonly TIED=(setpriv --pdeathsig KILL)
 emulate() {
     case $1 in
     svm) emulate_qemu "${@:2}" ;;
-    vmx) emulate_bochs corei7_skylake_x "${@:2}" ;;
-    svm-b) emulate_bochs zambezi "${@:2}" ;;
+    vmx) emulate_bochs "${@:2}" ;;
     esac
 }
 
@@ -41,7 +40,7 @@ qemu() {
 }
 
 emulate_bochs() {
-    local model=$1 folder=$2 arguments=$3 memory=$4
+    local folder=$1 arguments=$2 memory=$3
     cat >"$folder/isolinux.cfg" <<CONFIGURATION
 default host
 prompt 0
@@ -58,7 +57,7 @@ CONFIGURATION
     cat >"$folder/bochsrc" <<CONFIGURATION
 display_library: term
 megs: $memory
-cpu: model=$model, count=1, ips=50000000, reset_on_triple_fault=0, msrs="$folder/msrs"
+cpu: model=corei7_skylake_x, count=1, ips=50000000, reset_on_triple_fault=0, msrs="$folder/msrs"
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14

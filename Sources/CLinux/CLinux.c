@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 
 const char *vmtally_error_name(int error)
@@ -53,6 +54,13 @@ int vmtally_allowed_cpus(int *cpus, int room)
 		if (CPU_ISSET(cpu, &set))
 			cpus[count++] = cpu;
 	return count;
+}
+
+int vmtally_memory_file(const char *name)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
 }
 
 int vmtally_unshare_descriptors(void)

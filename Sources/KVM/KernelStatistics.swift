@@ -62,6 +62,8 @@ public struct KernelCounters: Equatable, Sendable {
     public private(set) var values: [String: UInt64] = [:]
     /// Counters of several values, likewise.
     package private(set) var arrays: [String: [UInt64]] = [:]
+    /// Several values that tell of all sources alike, as what a counter's slots count.
+    private var constants: [String: [UInt64]] = [:]
     private var cumulative: Set<String> = []
 
     package init() {}
@@ -69,7 +71,9 @@ public struct KernelCounters: Equatable, Sendable {
     mutating func add(_ counters: [BinaryStats.Counter]) {
         for counter in counters {
             guard let value = counter.value else {
-                if counter.kind == .cumulative {
+                if counter.kind == .instant {
+                    constants[counter.name] = counter.values
+                } else if counter.kind == .cumulative {
                     let before = arrays[counter.name] ?? Array(repeating: 0, count: counter.values.count)
                     arrays[counter.name] = zip(before, counter.values).map { $0 &+ $1 }
                 }
@@ -125,7 +129,7 @@ public struct KernelCounters: Equatable, Sendable {
 
     /// All values of a counter, one or several; nil where the kernel has none of that name.
     public func counter(_ name: String) -> [UInt64]? {
-        arrays[name] ?? values[name].map { [$0] }
+        arrays[name] ?? constants[name] ?? values[name].map { [$0] }
     }
 
     /// Cumulative counters' growth; others as they are now.

@@ -28,6 +28,8 @@ public struct MachineConfiguration: Sendable {
     public var endingSignals: [Int32] = []
     /// When the guest's boot is over.
     public var bootMarker = BootMarkerConfiguration()
+    /// Share the counters with the guest, read-only, where KVM can.
+    public var tallyPage = true
     /// Tally exits by the guest's RIP as well.
     public var talliesByRIP = false
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
@@ -65,6 +67,7 @@ public final class Machine {
     private let host: HostAnswers
     private let vm: SharedVM
     private let memory: GuestMemory
+    let page: TallyPage?
     private let control: RunControl
     private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
@@ -97,24 +100,27 @@ public final class Machine {
             throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
         }
         host = HostAnswers(system, supported: table)
+        table.list(host)
         let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
         let trial = asks ? try BreakpointTrial(system, table) : nil
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
+        let page = configuration.tallyPage && system.check(.readOnlyMem) > 0 ? try TallyPage(cpus: cpus) : nil
+        self.page = page
         let boot = try LoadedGuest(
             guest, into: memory, cpus: cpus,
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
-                fixedHardware: configuration.devices.acpi == .full))
+                fixedHardware: configuration.devices.acpi == .full, tallyPage: page?.range))
         let isPC = guest.isPC || configuration.hasPCTimers && configuration.irqchip != .none
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC, isTest: guest.isTest)
+        try Self.prepare(vm.machine, configuration, memory, page, pins: splitPins, isPC: isPC, isTest: guest.isTest)
         plan = try LiveCPUIDPlan(
             configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host,
             tableLoads: { [memory] limit in DescriptorTableLoads.find(in: memory, boot.identityMapped, limit: limit) }
         ) { () throws(MachineError) in
             if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
-        try Self.sendToUserspace(vm.machine, configuration, plan)
+        try Self.sendToUserspace(vm.machine, configuration, plan, host)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
@@ -131,11 +137,12 @@ public final class Machine {
         }
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP)
+            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP,
+            page: page?.registers ?? CPUIDRegisters())
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
-            for _ in 0..<cpus {
-                tallies.append(try Tally())
+            for index in 0..<cpus {
+                tallies.append(try TallyPage.tally(vcpu: index, page))
             }
             return tallies
         }
@@ -147,6 +154,7 @@ public final class Machine {
         self.vcpus = vcpus
         self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
+        try page?.publish(TallyPageHeader(vcpus: UInt32(cpus), tscKHz: tscKHz, vocabulary: .kvm, boot: 1))
         var module: ExitModuleVM?
         if case .module = plan.host {
             module = try lifted { () throws(KVMError) in try ExitModule().newestVM(of: getpid()) }
@@ -187,6 +195,7 @@ public final class Machine {
         let irqchip: Bool
         let ioAPIC: IOAPIC?
         let talliesByRIP: Bool
+        let page: CPUIDRegisters
     }
 
     private static func makeVCPU(
@@ -197,11 +206,11 @@ public final class Machine {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
-            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz)
+            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz, page: parts.page)
             var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
             try vcpu.setCPUID(
                 parts.table.forGuest(
-                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves))
+                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves, page: parts.page))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
             if rips != nil {
@@ -249,7 +258,10 @@ public final class Machine {
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
                 unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
-                readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
+                readings: vcpus.flatMap { $0.loop.rare.interposer.readings },
+                meaningless: vcpus.map { $0.loop.rare.interposer.meaningless }.reduce(into: [:]) {
+                    $0.merge($1, uniquingKeysWith: +)
+                }))
     }
 
     private func ripSnapshot() -> RIPSnapshot? {
@@ -340,8 +352,9 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, pins: Int?,
-        isPC: Bool, isTest: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
+        _ page: TallyPage?,
+        pins: Int?, isPC: Bool, isTest: Bool
     ) throws(MachineError) {
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
@@ -367,14 +380,16 @@ public final class Machine {
                     slot: 1, guestAddress: GuestMemory.holeEnd, size: memory.size - memory.lowSize,
                     host: memory.host + Int(memory.lowSize))
             }
+            try page?.map(into: vm)
         } catch {
             throw .kvm(error)
         }
     }
 
-    /// Has KVM pass on what the guest's tally, its CPUID faulting and the user's wishes need.
+    /// Has KVM count, where it can, and pass on what the guest's tally, its CPUID faulting and the user's wishes need.
     private static func sendToUserspace(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan,
+        _ host: HostAnswers
     ) throws(MachineError) {
         var filter = configuration.userspaceMSRs.map { range in
             MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
@@ -384,6 +399,9 @@ public final class Machine {
         }
         do throws(KVMError) {
             try plan.host.apply(vm)
+=======
+            try host.count(vm, answering: plan.host.kernelCounts)
+>>>>>>> series
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))

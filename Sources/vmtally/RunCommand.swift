@@ -62,6 +62,9 @@ struct RunCommand: ParsableCommand {
     )
     var liveCpuid = LiveCPUIDMode.auto
 
+    @Option(help: "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off.")
+    var tallyPage = OnOff.on
+
     @Option(
         help: """
             Answer CPUID in this code of the guest live, in any ring: SYMBOL=ADDRESS, hexadecimal, or SYMBOL alone, \
@@ -124,6 +127,7 @@ struct RunCommand: ParsableCommand {
         configuration.cpus = cpus
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
+        configuration.tallyPage = tallyPage == .on
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = [SIGINT, SIGTERM]
@@ -155,6 +159,9 @@ struct RunCommand: ParsableCommand {
             for site in result.leaf.unfound {
                 warn("vmtally: --cpuid-site \(site): no CPUID instruction was seen there")
             }
+            if !result.leaf.meaningless.isEmpty {
+                warn("vmtally: \(Self.advice(meaningless: result.leaf.meaningless))")
+            }
             warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
         }
         if statsJson != nil {
@@ -164,6 +171,16 @@ struct RunCommand: ParsableCommand {
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
+    }
+
+    /// What to say of a guest that asked for leaves without a meaning.
+    static func advice(meaningless leaves: [UInt32: UInt64]) -> String {
+        let count = leaves.values.reduce(0, +)
+        let names = leaves.keys.sorted().map { "0x" + String($0, radix: 16, uppercase: true) }
+        let listed = names.prefix(4).joined(separator: ", ") + (names.count > 4 ? ", ..." : "")
+        return "the guest asked \(count == 1 ? "once" : "\(count) times") for tally leaves without a meaning here "
+            + "(\(listed)) and got zeros: its program may follow another kernel's layout of the leaves; "
+            + "docs/cpuid-abi.md has a table of them"
     }
 
     private var devices: DeviceConfiguration {

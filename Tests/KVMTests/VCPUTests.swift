@@ -59,7 +59,7 @@ struct VCPUTests {
         try guest.runToHalt()
     }
 
-    @Test(.timeLimit(.minutes(1))) func anotherThreadStopsAGuestThatNeverExits() throws {
+    @Test(.timeLimit(.minutes(60))) func anotherThreadStopsAGuestThatNeverExits() throws {
         var action = sigaction()
         action.__sigaction_handler.sa_handler = { _ in }
         sigaction(SIGUSR1, &action, nil)

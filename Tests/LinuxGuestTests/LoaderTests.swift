@@ -168,6 +168,36 @@ struct ACPITests {
         #expect(x2APIC.allSatisfy { $0 >= 255 } && all.count == cpus + 2)
     }
 
+    @Test(
+        "the tally page is reserved in the memory map, and in the DSDT a device that says where it is",
+        arguments: [true, false])
+    func tallyPage(isThere: Bool) throws {
+        let memory = try GuestMemory(mebibytes: 64)
+        let range: Range<UInt64> = 0xE000_0000..<0xE000_4000
+        let tables = ACPITables(cpus: 1, uart: true, virtio: [], tallyPage: isThere ? range : nil)
+        let kernel = SyntheticKernel()
+        _ = try LinuxBoot(LinuxImages(kernel: kernel.buffer, commandLine: ""), into: memory, tables: tables)
+        let base = LinuxBoot.Layout.bootParameters
+        let entries = try (0..<Int(#require(memory.load(UInt8.self, at: base + 0x1E8)))).map { index in
+            let place = base + 0x2D0 + UInt64(index) * 20
+            return [
+                try #require(memory.load(UInt64.self, at: place)),
+                try #require(memory.load(UInt64.self, at: place + 8)),
+                UInt64(try #require(memory.load(UInt32.self, at: place + 16))),
+            ]
+        }
+        #expect(entries.contains([0xE000_0000, 0x4000, 2]) == isThere)
+        let acpi = try #require(memory.slice(0xE_0000, count: 0x1_0000))
+        let resource = [UInt8]("VMTL0001".utf8)
+        let found = (0..<acpi.count - 64).first { acpi[$0...].starts(with: resource) }
+        #expect((found != nil) == isThere)
+        if let found {
+            // Memory32Fixed(ReadOnly, 0xE0000000, 0x4000)
+            let descriptor: [UInt8] = [0x86, 9, 0, 0, 0, 0, 0, 0xE0, 0, 0x40, 0, 0]
+            #expect((found..<found + 48).contains { acpi[$0...].starts(with: descriptor) })
+        }
+    }
+
     @Test("full: the FADT names what is in the ports, the MADT the PIT's and the SCI's pins")
     func fixedHardware() throws {
         let memory = try GuestMemory(mebibytes: 2)

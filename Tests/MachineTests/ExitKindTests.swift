@@ -1,5 +1,6 @@
 import CLinuxKVM
 import KVM
+import TestSupport
 import Testing
 @testable import Machine
 
@@ -27,7 +28,7 @@ private let ones = [UInt8](repeating: 0xFF, count: 8)
 private let device = TinyGuest.deviceAddress
 private let data = TinyGuest.dataAddress
 
-@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+@Suite(.ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
 struct ExitKindTests {
     static let portCases: [ExitCase] = [
         // mov eax, 0x44332211; mov edx, 0x77; out dx, al

@@ -7,7 +7,7 @@ import Testing
 
 /// Exits by the guest's RIP: every one of them, at the instruction that made it.
 @Suite(
-    .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"),
+    .ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"),
     .enabled(if: Host.has(.syncRegs), "KVM_CAP_SYNC_REGS is missing (Linux 4.17)"))
 struct RIPTallyTests {
     /// Instructions that exit, each in a loop of its own.

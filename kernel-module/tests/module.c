@@ -703,7 +703,6 @@ int main(int argc, char **argv)
 	setbuf(stdout, NULL);
 	if (!strcmp(what, "watch"))
 		return watch(argv[2]);
-	unpatched_is_fine = true;
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
 		die("/dev/kvm");

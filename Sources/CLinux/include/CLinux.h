@@ -89,6 +89,9 @@ ssize_t vmtally_getrandom(void *buffer, size_t count);
 /* Names the calling thread, 15 bytes at most, for ps(1) and perf(1). */
 void vmtally_name_thread(const char *name);
 
+/* memfd_create(2), closed on exec: a descriptor, or -errno. */
+int vmtally_memory_file(const char *name);
+
 /* Gives the calling thread a descriptor table of its own, a copy (unshare(2), CLONE_FILES). Returns 0 or -errno. */
 int vmtally_unshare_descriptors(void);
 

@@ -27,6 +27,23 @@ public final class Tally: Sendable {
         memory = try Memory()
     }
 
+    /// The same with the counters in a part of a file, for others to map; histograms stay private memory.
+    ///
+    /// - Parameters:
+    ///   - file: shared memory, of ``TallyPageLayout/stride`` zero bytes from `offset` on. It may be closed afterwards.
+    ///   - offset: a multiple of the page size.
+    public init(in file: Int32, at offset: Int) throws(TallyMemoryError) {
+        let memory = try Memory()
+        let size = TallyPageLayout.stride
+        guard mmap(memory.base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, offset) == memory.base
+        else {
+            let error = TallyMemoryError(bytes: size, errno: errno)
+            memory.unmap()
+            throw error
+        }
+        self.memory = memory
+    }
+
     deinit {
         memory.unmap()
     }

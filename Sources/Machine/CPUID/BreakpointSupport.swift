@@ -203,8 +203,8 @@ final class BreakpointTrial {
         }
     }
 
-    /// A trial that takes longer than this is stuck, ms.
-    private static let patience = 1000
+    /// A trial that takes longer than this is stuck, ms. It takes a few; a busy machine may keep it waiting.
+    private static let patience = 10_000
 
     private let shared: Shared
     private let thread: Thread

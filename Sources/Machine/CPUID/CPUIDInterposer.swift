@@ -14,6 +14,8 @@ struct CPUIDInterposer: ~Copyable {
     private(set) var last: CPUIDRegisters?
     /// The machine's totals as the guest was told them, the first ``LeafReport/readingLimit``.
     private(set) var readings: [TallyPair] = []
+    /// Questions for leaves of the tally's range that have no meaning, by leaf.
+    private(set) var meaningless: [UInt32: UInt64] = [:]
 
     /// MSR_IA32_TSX_CTRL, which hides two bits of leaf 7.
     private static let tsxControl: UInt32 = 0x122
@@ -270,6 +272,9 @@ struct CPUIDInterposer: ~Copyable {
     private mutating func live(_ query: TallyQuery) -> CPUIDRegisters {
         let result = answers.answer(query)
         last = result
+        if case .reserved(let leaf) = query {
+            meaningless[leaf, default: 0] += 1
+        }
         if query == .total(.machine), readings.count < LeafReport.readingLimit, let pair = result.tallyPair {
             readings.append(pair)
         }

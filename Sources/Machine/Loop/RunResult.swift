@@ -57,6 +57,9 @@ public struct LeafReport: Equatable, Sendable {
     public let unfound: [String]
     /// The host's tally at each live query of the VM's total: what the guest was told. The first ``readingLimit`` a vCPU.
     public let readings: [TallyPair]
+    /// How often the guest asked for leaves of ``TallyLeaf/range`` that have no meaning: it may be a program for another
+    /// kernel's layout of them.
+    public let meaningless: [UInt32: UInt64]
 
     /// Enough for a demonstration; a guest that asks all day costs no memory.
     static let readingLimit = 256

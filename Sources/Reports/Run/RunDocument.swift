@@ -115,6 +115,8 @@ public struct RunDocument: Encodable, Sendable {
     public struct Leaf: Encodable, Sendable {
         public let mode: String
         public let answered: UInt64
+        /// Questions for leaves of the range that have no meaning.
+        public let meaningless: UInt64
         /// Absent when nothing was answered.
         public let last: Registers?
     }
@@ -135,6 +137,7 @@ public struct RunDocument: Encodable, Sendable {
         public let guestCycles: UInt64
         public let userspaceCycles: UInt64
         public let blockedCycles: UInt64
+        public let preemptedCycles: UInt64
 
         enum CodingKeys: String, CodingKey {
             case vocabulary, total
@@ -142,6 +145,7 @@ public struct RunDocument: Encodable, Sendable {
             case guestCycles = "guest_cycles"
             case userspaceCycles = "userspace_cycles"
             case blockedCycles = "blocked_cycles"
+            case preemptedCycles = "preempted_cycles"
         }
 
         init(_ exits: ExitCounts, _ time: VCPUTime) {
@@ -153,6 +157,7 @@ public struct RunDocument: Encodable, Sendable {
             guestCycles = time.guest
             userspaceCycles = time.userspace
             blockedCycles = time.blocked
+            preemptedCycles = time.preempted
         }
     }
 
@@ -195,6 +200,7 @@ public struct RunDocument: Encodable, Sendable {
         hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered.total,
+            meaningless: result.leaf.meaningless.values.reduce(0, +),
             last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })
     }
 

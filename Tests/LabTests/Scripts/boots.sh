@@ -11,7 +11,7 @@ cat /guest/initrd /tmp/run.gz >/tmp/initrd
 for cpus; do
 	for boot in $(seq "$times"); do
 		/bin/vmtally run --kernel "$kernel" --initrd /tmp/initrd --memory 256 --cpus "$cpus" \
-			--append "console=ttyS0 panic=-1 quiet" --timeout 100 </dev/null >/tmp/said 2>&1
+			--append "console=ttyS0 panic=-1 quiet" --timeout 1500 </dev/null >/tmp/said 2>&1
 		echo "boot $boot cpus $cpus status $?" \
 			"readings $(sed -n 's/.*0x4fffffff 0x00: eax=\(0x[0-9a-f]*\).*/\1/p' /tmp/said | tr '\n' ' ')" \
 			"$(grep -o '[0-9,]* answered live' /tmp/said)" \

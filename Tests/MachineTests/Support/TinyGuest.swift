@@ -86,7 +86,7 @@ struct TinyGuest: Sendable {
         var configuration = MachineConfiguration()
         configuration.liveCPUID = .off
         configuration.serial = .capture
-        configuration.timeoutMilliseconds = 60_000
+        configuration.timeoutMilliseconds = 3_600_000
         configure(&configuration)
         return try elf.withUnsafeBytes { bytes in
             try Machine(
@@ -94,7 +94,7 @@ struct TinyGuest: Sendable {
         }
     }
 
-    /// Runs the guest to its end, at most a minute, without live CPUID unless `configure` asks for it.
+    /// Runs the guest to its end, an hour at most, without live CPUID unless `configure` asks for it.
     func run(_ configure: (inout MachineConfiguration) -> Void = { _ in }) throws -> Outcome {
         let machine = try machine(configure)
         let start = vmtally_rdtsc()
