@@ -9,7 +9,7 @@ START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.tx
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check examples install uninstall deb tarball \
+.PHONY: demo build history test fuzz guest module lint bench-loop bench-start bench-check examples install uninstall deb tarball \
 	clean clean-cache always
 
 demo: build
@@ -54,6 +54,11 @@ build/vmtally-probe: always
 # A Debian kernel and an initramfs to run with `vmtally run --kernel build/guest/vmlinuz --initrd build/guest/initrd`.
 guest: build
 	scripts/guest
+
+# The loadable module for the kernel that runs: build/module/vmtally.ko. Loading it, and the next kernels: see
+# kernel-module/install.
+module:
+	kernel-module/build --headers /lib/modules/$$(uname -r)/build --output build/module
 
 # What the exit path costs, and how fast and small we start: docs/performance.md. Results go to Benchmarks/results.
 bench-loop: build/vmtally-benchmarks
