@@ -12,7 +12,7 @@ RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -
 STRICT := $(if $(CI),-Xswiftc -warnings-as-errors --explicit-target-dependency-import-check error)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test test-asan fuzz fuzz-coverage guest lint bench-loop bench-start bench-check examples install uninstall deb tarball \
+.PHONY: demo build history test test-asan fuzz fuzz-coverage guest module lint bench-loop bench-start bench-check examples install uninstall deb tarball \
 	clean clean-cache always
 
 demo: build
@@ -73,6 +73,11 @@ build/vmtally-probe: always
 # A Debian kernel and an initramfs to run with `vmtally run --kernel build/guest/vmlinuz --initrd build/guest/initrd`.
 guest: build
 	scripts/guest
+
+# The loadable module for the kernel that runs: build/module/vmtally.ko. Loading it, and the next kernels: see
+# kernel-module/install.
+module:
+	kernel-module/build --headers /lib/modules/$$(uname -r)/build --output build/module
 
 # What the exit path costs, and how fast and small we start: docs/performance.md. Results go to Benchmarks/results.
 bench-loop: build/vmtally-benchmarks

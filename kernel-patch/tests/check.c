@@ -467,7 +467,9 @@ static void check_counts(unsigned int scale)
 	       "two VMs side by side: %lu CPUIDs in one, %lu in the other", other->vcpus[0].shared->by_pair - 1, vm->vcpus[1].shared->by_pair - 1);
 	check_instant(other, 0, 0);
 	check_instant(vm, 0, 0);
-	check_leaves(silent, false);
+	/* A module answers all VMs of a process that is allowed. */
+	if (!getenv("ALLOWED"))
+		check_leaves(silent, false);
 	destroy_vm(silent);
 	destroy_vm(other);
 	destroy_vm(vm);
