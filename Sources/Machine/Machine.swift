@@ -422,7 +422,6 @@ public final class Machine {
         do throws(KVMError) {
             try host.count(vm, answering: plan.host.kernelCounts)
             try plan.host.apply(vm)
->>>>>>> module
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
