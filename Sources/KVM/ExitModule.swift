@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import CExitModule
 import CLinux
 import Glibc
 import Linux
@@ -15,7 +16,7 @@ public struct ExitModule: ~Copyable, Sendable {
     private let file: FileDescriptor
 
     public init(path: String = ExitModule.path) throws(KVMError) {
-        let descriptor = open(path, O_RDWR | O_CLOEXEC)
+        let descriptor = Glibc.open(path, O_RDWR | O_CLOEXEC)
         guard descriptor >= 0 else { throw KVMError(call: path, errno: errno, remedy: Self.remedy(opening: errno)) }
         file = FileDescriptor(owning: descriptor)
     }

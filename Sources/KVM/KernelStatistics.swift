@@ -39,7 +39,11 @@ package final class KernelStatistics: Sendable {
             }
         }
         self.sources = sources
-        self.module = module.map(Module.init)
+        self.module =
+            switch consume module {
+            case .some(let vm): Module(vm)
+            case .none: nil
+            }
     }
 
     /// All that KVM has counted so far, VM and vCPUs together.
@@ -100,32 +104,29 @@ public struct KernelCounters: Equatable, Sendable {
             values["exit_acct_\(name)"] = value
             cumulative.insert("exit_acct_\(name)")
         }
-        var exits = [UInt64](repeating: 0, count: Self.slotCount)
+        let codes = snapshot.vocabulary == 1 ? Self.vmxCodes : Self.svmCodes
+        let slots = Dictionary(uniqueKeysWithValues: codes.enumerated().map { ($0.element, $0.offset) })
+        // The last is for codes that have none of their own.
+        var exits = [UInt64](repeating: 0, count: codes.count + 1)
         var cycles = exits
         for reason in snapshot.vcpus.lazy.flatMap(\.reasons) {
-            let slot = Self.slot(of: reason.code, vocabulary: snapshot.vocabulary)
+            let slot = slots[reason.code] ?? codes.count
             exits[slot] &+= reason.count
             cycles[slot] &+= reason.cycles
         }
         // What VMX cannot run KVM emulates, and calls exit reason 33 without an event of its own.
-        exits[snapshot.vocabulary == 1 ? 33 : Self.slotCount - 1] &+= sum(\.unseen)
+        exits[snapshot.vocabulary == 1 ? 33 : codes.count] &+= sum(\.unseen)
         arrays["exit_acct_reason_exits"] = exits
         arrays["exit_acct_reason_cycles"] = cycles
+        constants["exit_acct_codes"] = codes.map(UInt64.init) + [.max]
     }
 
-    /// The series' counters by reason: the last is for codes that have none of their own (kvm/api.rst 4.133 as patched).
-    private static let slotCount = 174
-
-    private static func slot(of code: UInt32, vocabulary: UInt32) -> Int {
-        switch code {
-        case 0...85: Int(code)
-        case 86...0xA6 where vocabulary != 1: Int(code)
-        case 0x400...0x403 where vocabulary != 1: 0xA7 + Int(code) - 0x400
-        case 0xF000_0000 where vocabulary != 1: 0xAB
-        case 0xFFFF_FFFF where vocabulary != 1: 0xAC
-        default: slotCount - 1
-        }
-    }
+    /// Codes with a counter of their own, always in the same order, for ``difference(since:)``.
+    private static let vmxCodes = Array(0...85 as ClosedRange<UInt32>)
+    private static let svmCodes =
+        Array(0...0xA6 as ClosedRange<UInt32>) + [
+            0x400, 0x401, 0x402, 0x403, 0xF000_0000, 0xFFFF_FFFF,
+        ]
 
     /// All values of a counter, one or several; nil where the kernel has none of that name.
     public func counter(_ name: String) -> [UInt64]? {

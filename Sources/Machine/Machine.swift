@@ -399,9 +399,7 @@ public final class Machine {
         }
         do throws(KVMError) {
             try plan.host.apply(vm)
-=======
             try host.count(vm, answering: plan.host.kernelCounts)
->>>>>>> series
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
