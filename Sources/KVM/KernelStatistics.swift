@@ -39,11 +39,7 @@ package final class KernelStatistics: Sendable {
             }
         }
         self.sources = sources
-        self.module =
-            switch consume module {
-            case .some(let vm): Module(vm)
-            case .none: nil
-            }
+        if let module { self.module = Module(module) } else { self.module = nil }
     }
 
     /// All that KVM has counted so far, VM and vCPUs together.
@@ -90,6 +86,11 @@ public struct KernelCounters: Equatable, Sendable {
         }
     }
 
+    /// All values of a counter, one or several; nil where the kernel has none of that name.
+    public func counter(_ name: String) -> [UInt64]? {
+        arrays[name] ?? constants[name] ?? values[name].map { [$0] }
+    }
+
     /// The module's counters of a VM, by the names of kernel-patch/.
     mutating func add(_ snapshot: ExitModuleSnapshot) {
         func sum(_ value: (ExitModuleSnapshot.VCPU) -> UInt64) -> UInt64 {
@@ -104,33 +105,46 @@ public struct KernelCounters: Equatable, Sendable {
             values["exit_acct_\(name)"] = value
             cumulative.insert("exit_acct_\(name)")
         }
-        let codes = snapshot.vocabulary == 1 ? Self.vmxCodes : Self.svmCodes
-        let slots = Dictionary(uniqueKeysWithValues: codes.enumerated().map { ($0.element, $0.offset) })
-        // The last is for codes that have none of their own.
-        var exits = [UInt64](repeating: 0, count: codes.count + 1)
+        var exits = [UInt64](repeating: 0, count: Self.slotCount)
         var cycles = exits
         for reason in snapshot.vcpus.lazy.flatMap(\.reasons) {
-            let slot = slots[reason.code] ?? codes.count
+            let slot = Self.slot(of: reason.code, vocabulary: snapshot.vocabulary)
             exits[slot] &+= reason.count
             cycles[slot] &+= reason.cycles
         }
         // What VMX cannot run KVM emulates, and calls exit reason 33 without an event of its own.
-        exits[snapshot.vocabulary == 1 ? 33 : codes.count] &+= sum(\.unseen)
+        exits[snapshot.vocabulary == 1 ? 33 : Self.slotCount - 1] &+= sum(\.unseen)
         arrays["exit_acct_reason_exits"] = exits
         arrays["exit_acct_reason_cycles"] = cycles
-        constants["exit_acct_codes"] = codes.map(UInt64.init) + [.max]
+        constants["exit_acct_codes"] = (0..<Self.slotCount).map { slot in
+            Self.code(of: slot, vocabulary: snapshot.vocabulary)
+        }
     }
 
-    /// Codes with a counter of their own, always in the same order, for ``difference(since:)``.
-    private static let vmxCodes = Array(0...85 as ClosedRange<UInt32>)
-    private static let svmCodes =
-        Array(0...0xA6 as ClosedRange<UInt32>) + [
-            0x400, 0x401, 0x402, 0x403, 0xF000_0000, 0xFFFF_FFFF,
-        ]
+    /// The series' counters by reason: the last is for codes that have none of their own (kvm/api.rst 4.133 as patched).
+    private static let slotCount = 174
 
-    /// All values of a counter, one or several; nil where the kernel has none of that name.
-    public func counter(_ name: String) -> [UInt64]? {
-        arrays[name] ?? constants[name] ?? values[name].map { [$0] }
+    private static func slot(of code: UInt32, vocabulary: UInt32) -> Int {
+        switch code {
+        case 0...85: Int(code)
+        case 86...0xA6 where vocabulary != 1: Int(code)
+        case 0x400...0x403 where vocabulary != 1: 0xA7 + Int(code) - 0x400
+        case 0xF000_0000 where vocabulary != 1: 0xAB
+        case 0xFFFF_FFFF where vocabulary != 1: 0xAC
+        default: slotCount - 1
+        }
+    }
+
+    /// All ones for a slot that has no code of its own, as the series has it.
+    private static func code(of slot: Int, vocabulary: UInt32) -> UInt64 {
+        let code: UInt32 =
+            switch slot {
+            case 0xA7...0xAA: 0x400 + UInt32(slot) - 0xA7
+            case 0xAB: 0xF000_0000
+            case 0xAC: 0xFFFF_FFFF
+            default: UInt32(slot)
+            }
+        return slot < slotCount - 1 && Self.slot(of: code, vocabulary: vocabulary) == slot ? UInt64(code) : .max
     }
 
     /// Cumulative counters' growth; others as they are now.

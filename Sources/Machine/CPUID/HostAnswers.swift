@@ -32,6 +32,13 @@ public enum HostAnswers: Equatable, Sendable {
         if case .kernel = self { true } else { false }
     }
 
+    /// VM exits by reason, out of KVM's statistics or the module's counters; nil where nobody counts them.
+    package func exits(_ counters: KernelCounters) -> ExitCounts? {
+        guard let vocabulary else { return nil }
+        let source: ExitCounts.Source = if case .module = self { .module } else { .kernelPatch }
+        return ExitCounts(kernelPatch: counters.counter, vocabulary, source: source)
+    }
+
     /// Of the VM exits that the kernel counts, and answers with; nil where it does not.
     package var vocabulary: TallyFeatures.Vocabulary? {
         switch self {
@@ -62,13 +69,6 @@ public enum HostAnswers: Equatable, Sendable {
 
     /// That we had ourselves allowed.
     private static let isAllowed = Atomic(false)
-
-    /// VM exits by reason, out of KVM's statistics or the module's; nil where this kernel does not count them.
-    package func exits(_ counters: KernelCounters) -> ExitCounts? {
-        guard let vocabulary, let counts = ExitCounts(kernelPatch: counters.counter, vocabulary) else { return nil }
-        guard case .module = self else { return counts }
-        return ExitCounts(source: .module, vocabulary: vocabulary, reasons: counts.reasons)
-    }
 
     /// - Parameter supported: KVM_GET_SUPPORTED_CPUID, which tells whose virtualization the processor has.
     public init(_ system: borrowing System, supported: CPUIDTable) {

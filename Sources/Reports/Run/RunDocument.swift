@@ -161,6 +161,20 @@ public struct RunDocument: Encodable, Sendable {
         }
     }
 
+    /// What the VMM's threads were confined to while the guest ran.
+    public struct Sandbox: Encodable, Sendable {
+        public let on: Bool
+        /// 0 where the host's kernel has no Landlock; absent without a sandbox.
+        public let landlockABI: Int?
+        /// The root of the process; absent without one of its own.
+        public let jail: String?
+
+        enum CodingKeys: String, CodingKey {
+            case on, jail
+            case landlockABI = "landlock_abi"
+        }
+    }
+
     public let schema = "vmtally.run/1"
     public let tool: Tool
     public let host: HostIdentity
@@ -173,9 +187,10 @@ public struct RunDocument: Encodable, Sendable {
     /// Absent unless the host kernel has the patches of kernel-patch/.
     public let hardware: Hardware?
     public let leaf: Leaf
+    public let sandbox: Sandbox
 
     enum CodingKeys: String, CodingKey {
-        case schema, tool, host, vm, status, exits, kernel, hardware, leaf
+        case schema, tool, host, vm, status, exits, kernel, hardware, leaf, sandbox
         case wallNanoseconds = "wall_ns"
     }
 
@@ -198,6 +213,8 @@ public struct RunDocument: Encodable, Sendable {
             byRIPOthers: byRIP.map { Total($0.rest) })
         kernel = result.kernel.values
         hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
+        sandbox = Sandbox(
+            on: result.sandbox != nil, landlockABI: result.sandbox?.landlock, jail: result.sandbox?.jail)
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered.total,
             meaningless: result.leaf.meaningless.values.reduce(0, +),
