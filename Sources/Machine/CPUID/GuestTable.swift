@@ -68,9 +68,3 @@ extension CPUIDTable {
         entries.append(entry)
     }
 }
-
-extension CPUIDRegisters {
-    init(_ entry: kvm_cpuid_entry2) {
-        self.init(eax: entry.eax, ebx: entry.ebx, ecx: entry.ecx, edx: entry.edx)
-    }
-}
