@@ -99,6 +99,11 @@ struct LabTests {
                     "linux", "nested",
                 ]),
             Patched(ground: "svm", checks: ["time", "preempt", "cost", "install"]),
+            Patched(
+                ground: "svm",
+                checks: [
+                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "nested",
+                ]),
             Patched(ground: "vmx", checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux"]),
             Patched(ground: "vmx", checks: ["fastpath"]),
         ])
