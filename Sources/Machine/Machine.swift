@@ -157,7 +157,11 @@ public final class Machine {
         self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
         try page?.publish(TallyPageHeader(vcpus: UInt32(cpus), tscKHz: tscKHz, vocabulary: .kvm, boot: 1))
-        statistics = KernelStatistics(vm.machine) { visit in
+        var module: ExitModuleVM?
+        if case .module = plan.host {
+            module = try lifted { () throws(KVMError) in try ExitModule().newestVM(of: getpid()) }
+        }
+        statistics = KernelStatistics(vm.machine, module: module) { visit in
             for vcpu in vcpus {
                 visit(vcpu.loop.vcpu)
             }
@@ -395,6 +399,7 @@ public final class Machine {
             filter += FaultingMSRs.filter
         }
         do throws(KVMError) {
+            try plan.host.apply(vm)
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))

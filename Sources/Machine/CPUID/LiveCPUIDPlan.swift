@@ -67,7 +67,7 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     /// leaves are not there.
     public var name: String {
         switch host {
-        case .kernel: return "host"
+        case .kernel, .module: return "host"
         case .userspace: return "host-exit"
         case .none: break
         }
@@ -110,7 +110,7 @@ extension LiveCPUIDPlan {
             guard host != .none else {
                 throw .refused(
                     .liveCPUID, "this kernel does not answer the tally leaves",
-                    "run a host kernel with the series of kernel-patch/")
+                    "load the module in kernel-module/ and be root, or run a kernel with the series of kernel-patch/")
             }
             self = LiveCPUIDPlan(host, leaves: host.kernelCounts ? .asListed : .snapshot)
             return
