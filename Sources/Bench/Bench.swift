@@ -170,7 +170,7 @@ public final class Bench {
             case .hugePages:
                 if let setting = HugePages.unavailable { return setting }
             case .kernelAnswers where host.vocabulary == nil:
-                return "this kernel does not answer the leaf: it needs the series of kernel-patch/"
+                return "this kernel does not answer the leaf: it needs kernel-module/ or kernel-patch/"
             case .kernelSends where host != .userspace:
                 return host == .none
                     ? "this kernel does not send CPUID to the VMM: it needs the series of kernel-patch/"

@@ -14,6 +14,8 @@ public enum MachineError: Error, CustomStringConvertible, Sendable {
     /// A system call other than KVM's failed.
     case system(SystemError)
     case tally(TallyMemoryError)
+    /// The guest's threads could not be confined.
+    case sandbox(SystemError)
 
     public var description: String {
         switch self {
@@ -22,6 +24,7 @@ public enum MachineError: Error, CustomStringConvertible, Sendable {
         case .refused(let refusal): "\(refusal)"
         case .system(let error): "\(error)"
         case .tally(let error): "\(error)"
+        case .sandbox(let error): "the sandbox cannot be set up on this host: \(error)"
         }
     }
 }

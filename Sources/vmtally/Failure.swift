@@ -36,7 +36,7 @@ struct OutputFile: ~Copyable {
         self.path = path
         file =
             if path == "-" {
-                try FileDescriptor(dup(STDOUT_FILENO), of: path)
+                try FileDescriptor(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3), of: path)
             } else {
                 try FileDescriptor(opening: path, O_WRONLY | O_CREAT)
             }

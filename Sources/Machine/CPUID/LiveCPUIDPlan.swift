@@ -110,7 +110,7 @@ extension LiveCPUIDPlan {
             guard host != .none else {
                 throw .refused(
                     .liveCPUID, "this kernel does not answer the tally leaves",
-                    "load the module in kernel-module/ and be root, or run a kernel with the series of kernel-patch/")
+                    "load the module of kernel-module/ and be root, or run a kernel with the series of kernel-patch/")
             }
             self = LiveCPUIDPlan(host, leaves: host.kernelCounts ? .asListed : .snapshot)
             return
