@@ -119,6 +119,7 @@ struct LabTests {
         arguments: [
             Patched(
                 ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2"]),
+            Patched(ground: "svm", checks: ["story"]),
             Patched(ground: "svm", checks: ["--version", "newest", "--quick", "late", "l2"]),
             Patched(ground: "vmx", checks: ["--quick", "late", "emulated"]),
         ])
