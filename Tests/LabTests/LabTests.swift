@@ -96,14 +96,13 @@ struct LabTests {
                 ground: "svm",
                 checks: [
                     "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "storm", "selftests", "demo",
-                    "linux", "nested", "qemu",
+                    "linux", "nested",
                 ]),
             Patched(ground: "svm", checks: ["time", "preempt", "cost", "install"]),
             Patched(
                 ground: "svm",
                 checks: [
-                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs",
-                    "nested",
+                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "nested",
                 ]),
             Patched(ground: "vmx", checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux"]),
             Patched(ground: "vmx", checks: ["fastpath"]),
