@@ -155,13 +155,13 @@ public enum ImageError: Error, Equatable, CustomStringConvertible, Sendable {
 
     public var description: String {
         switch self {
-        case .notELF: "not an ELF file: give a static ELF64 x86-64 executable (docs/guests.md)"
+        case .notELF: "not an ELF file: give a static ELF64 x86-64 executable"
         case .unsupported(let why): "\(why)"
         case .malformed(let part): "malformed or truncated: \(part)"
         case .overlap(let range): "two segments claim \(hex(range)): relink it without overlap"
         case .entryOutside(let entry): "its entry \(hex(entry)) lies in no segment"
         case .outsideMemory(let range):
-            "\(hex(range)) is outside guest RAM or used by the boot structures at its end: raise --memory or relink"
+            "\(hex(range)) is outside guest RAM or used by the boot structures at its end: give the guest more RAM or relink"
         }
     }
 }

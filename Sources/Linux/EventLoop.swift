@@ -9,25 +9,14 @@ import Synchronization
 package final class EventLoop: Sendable {
     package typealias Handler = @Sendable (EventLoop) -> Void
 
-    private let epoll: Int32
-    private let stopping: Int32
+    private let epoll: FileDescriptor
+    private let stopping: EventDescriptor
     private let handlers = Mutex<[Int32: Handler]>([:])
 
     package init() throws(SystemError) {
-        epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
-        guard epoll >= 0 else { throw SystemError("epoll_create1", errno: errno) }
-        stopping = eventfd(0, Int32(EFD_CLOEXEC))
-        guard stopping >= 0 else {
-            let error = errno
-            close(epoll)
-            throw SystemError("eventfd", errno: error)
-        }
-        control(EPOLL_CTL_ADD, stopping, EPOLLIN.rawValue)
-    }
-
-    deinit {
-        close(epoll)
-        close(stopping)
+        epoll = try FileDescriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), of: "epoll_create1")
+        stopping = try EventDescriptor()
+        control(EPOLL_CTL_ADD, stopping.rawValue, EPOLLIN.rawValue)
     }
 
     /// Calls `handler` when the descriptor becomes readable. False for what cannot be waited for: a regular file.
@@ -46,15 +35,15 @@ package final class EventLoop: Sendable {
     package func run() {
         var event = epoll_event()
         while true {
-            guard epoll_wait(epoll, &event, 1, -1) == 1 else { continue }
-            guard event.data.fd != stopping else { return }
+            guard epoll_wait(epoll.rawValue, &event, 1, -1) == 1 else { continue }
+            guard event.data.fd != stopping.rawValue else { return }
             let handler = handlers.withLock { $0[event.data.fd] }
             handler?(self)
         }
     }
 
     package func stop() {
-        eventfd_write(stopping, 1)
+        stopping.signal()
     }
 
     @discardableResult
@@ -62,6 +51,6 @@ package final class EventLoop: Sendable {
         var event = epoll_event()
         event.events = events
         event.data.fd = descriptor
-        return epoll_ctl(epoll, operation, descriptor, &event) == 0
+        return epoll_ctl(epoll.rawValue, operation, descriptor, &event) == 0
     }
 }

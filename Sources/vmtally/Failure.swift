@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import Linux
 
 /// A run that failed: told on standard error, exit status 1.
 struct Failure: Error, CustomStringConvertible {
@@ -28,27 +29,27 @@ func write(_ text: String, to path: String) throws {
 /// A file to be written later: whether it can be is known from the start.
 struct OutputFile: ~Copyable {
     private let path: String
-    private let descriptor: Int32
+    private let file: FileDescriptor
 
     /// Creates the file, and leaves alone what an existing one holds; `-` is standard output.
     init(path: String) throws {
         self.path = path
-        descriptor = path == "-" ? dup(STDOUT_FILENO) : open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o644)
-        guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
-    }
-
-    deinit {
-        close(descriptor)
+        file =
+            if path == "-" {
+                try FileDescriptor(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3), of: path)
+            } else {
+                try FileDescriptor(opening: path, O_WRONLY | O_CREAT)
+            }
     }
 
     func replaceContents(with text: String) throws {
         if path != "-" {
             // Devices and pipes have nothing to cut.
-            ftruncate(descriptor, 0)
+            ftruncate(file.rawValue, 0)
         }
         var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {
-            let written = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            let written = bytes.withUnsafeBytes { Glibc.write(file.rawValue, $0.baseAddress, $0.count) }
             guard written > 0 || errno == EINTR else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
             bytes = bytes.dropFirst(max(0, written))
         }
@@ -61,7 +62,7 @@ func occupyStandardDescriptors() {
     while true {
         let descriptor = open("/dev/null", O_RDONLY)
         guard (0...2).contains(descriptor) else {
-            close(descriptor)
+            _ = FileDescriptor(owning: descriptor)
             return
         }
     }

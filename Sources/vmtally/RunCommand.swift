@@ -94,6 +94,9 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "No table at the end.")
     var quiet = false
 
+    @OptionGroup(title: "Sandbox")
+    var sandbox: SandboxOptions
+
     func validate() throws {
         guard [guest, kernel, multiboot].filter({ $0 != nil }).count <= 1 else {
             throw ValidationError("Give one of --guest, --kernel and --multiboot.")
@@ -124,6 +127,7 @@ struct RunCommand: ParsableCommand {
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
         var configuration = MachineConfiguration()
+        configuration.sandbox = try sandbox.configuration()
         configuration.cpus = cpus
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
@@ -139,6 +143,8 @@ struct RunCommand: ParsableCommand {
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         let machine = try makeMachine(configuration)
+        // After the run no file can be opened any more.
+        let host = statsJson.map { _ in HostIdentity(tscKHz: machine.tscKHz) }
         let result = try machine.run()
         let places = byRip.flatMap { count in
             result.rips.map {
@@ -150,7 +156,7 @@ struct RunCommand: ParsableCommand {
             warn("vmtally: \(failure)")
         }
         if let loss = machine.output.loss {
-            warn("vmtally: \(loss)")
+            warn("vmtally: \(loss) (--serial file=PATH or none)")
         }
         if !quiet {
             if let shortfall = machine.plan.shortfall {
@@ -164,10 +170,9 @@ struct RunCommand: ParsableCommand {
             }
             warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
         }
-        if statsJson != nil {
+        if let host {
             let document = RunDocument(
-                result, host: HostIdentity(tscKHz: machine.tscKHz), configuration: configuration,
-                version: VMTally.version, byRIP: places)
+                result, host: host, configuration: configuration, version: VMTally.version, byRIP: places)
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
@@ -235,17 +240,9 @@ struct RunCommand: ParsableCommand {
     }
 }
 
-/// What `make guest` leaves beside this program.
+/// What `make guest` and `vmtally-guest` leave.
 struct ReadyGuest {
-    private let folder = programFolder + "/guest"
-
-    /// Where this program lies.
-    static var programFolder: String {
-        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
-        let length = max(0, readlink("/proc/self/exe", &buffer, buffer.count - 1))
-        let path = String(decoding: buffer.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
-        return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
-    }
+    private let folder = Installation.guestFolder
 
     var initrd: String { folder + "/initrd" }
 
@@ -254,7 +251,8 @@ struct ReadyGuest {
         get throws {
             let path = folder + "/vmlinuz"
             guard access(path, R_OK) == 0 else {
-                throw ValidationError("no guest to run: give --guest, --kernel or --multiboot, or type make guest")
+                throw ValidationError(
+                    "no guest to run: give --guest, --kernel or --multiboot, or \(Installation.guestRemedy)")
             }
             return path
         }

@@ -11,11 +11,17 @@ struct VMTally: ParsableCommand {
         subcommands: [
             DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
             HistoryCommand.self, HostCommand.self, CPUIDCommand.self, AllowCommand.self, DisallowCommand.self,
+            TopCommand.self, AttachCommand.self,
         ]
     )
 
     static func main() {
         occupyStandardDescriptors()
-        main(nil)
+        do {
+            var command = try parseAsRoot(nil)
+            try command.run()
+        } catch {
+            exit(withError: Advice.explained(error))
+        }
     }
 }

@@ -4,6 +4,7 @@ import Glibc
 import SeededRandom
 import Testing
 @testable import GuestCode
+@testable import Linux
 @testable import Machine
 
 /// Everything that a hostile file or guest can hand to the VMM, many times over: `make fuzz`.
@@ -124,7 +125,7 @@ struct FuzzTests {
                 switch kind {
                 case "block": try VirtioBlock(path: "/proc/self/fd/\(descriptor)", isReadOnly: random.once(in: 4))
                 case "console": VirtioConsole(output: output)
-                case "network": VirtioNetwork(descriptor: dup(descriptor), index: 0) { _ in }
+                case "network": VirtioNetwork(descriptor: FileDescriptor(owning: dup(descriptor)), index: 0) { _ in }
                 default: VirtioEntropy()
                 }
             return VirtioFuzz(backend, memory).run(&random)

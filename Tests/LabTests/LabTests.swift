@@ -94,13 +94,37 @@ struct LabTests {
         arguments: [
             Patched(
                 ground: "svm",
-                checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux", "nested"]),
-            Patched(ground: "svm", checks: ["time", "cost", "install"]),
+                checks: [
+                    "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "storm", "selftests", "demo",
+                    "linux", "nested", "qemu",
+                ]),
+            Patched(ground: "svm", checks: ["time", "preempt", "cost", "install"]),
+            Patched(
+                ground: "svm",
+                checks: [
+                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs",
+                    "nested",
+                ]),
             Patched(ground: "vmx", checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux"]),
             Patched(ground: "vmx", checks: ["fastpath"]),
         ])
     func kernelPatch(patched: Patched) throws {
         let run = try Lab.run(Lab.path("kernel-patch/try"), [patched.ground] + patched.checks)
+        #expect(run.status == 0, "\(run.output)")
+    }
+
+    @Test(
+        "the module holds on stock kernels what kernel-module/README.md says of it", .serialized,
+        .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"),
+        arguments: [
+            Patched(
+                ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2", "demo"]),
+            Patched(ground: "svm", checks: ["story"]),
+            Patched(ground: "svm", checks: ["--version", "newest", "--quick", "late", "beside"]),
+            Patched(ground: "vmx", checks: ["--quick", "late", "emulated"]),
+        ])
+    func kernelModule(module: Patched) throws {
+        let run = try Lab.run(Lab.path("kernel-module/try"), [module.ground] + module.checks)
         #expect(run.status == 0, "\(run.output)")
     }
 

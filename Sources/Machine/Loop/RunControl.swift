@@ -1,4 +1,3 @@
-import CLinux
 import CLinuxKVM
 import Glibc
 import KVM
@@ -25,19 +24,14 @@ final class RunControl: Sendable {
 
     private let state: Mutex<State>
     /// Readable once the run has an end.
-    private let finished: Int32
+    private let finished: EventDescriptor
 
     /// - Parameter callsOut: vCPUs are to be called out of a guest that has not yet shown its #GP handler.
     init(cpus: Int, callsOut: Bool = false) throws(MachineError) {
-        finished = eventfd(0, Int32(EFD_CLOEXEC))
-        guard finished >= 0 else { throw .system(call: "eventfd", errno: errno) }
+        finished = try lifted { () throws(SystemError) in try EventDescriptor() }
         state = Mutex(
             State(running: cpus, callsOut: callsOut, waitingForHandler: callsOut ? Set(0..<cpus) : []))
         KickSignal.install()
-    }
-
-    deinit {
-        close(finished)
     }
 
     /// How the run ended; nil while it goes on.
@@ -54,7 +48,7 @@ final class RunControl: Sendable {
             return true
         }
         if first {
-            eventfd_write(finished, 1)
+            finished.signal()
         }
     }
 
@@ -132,7 +126,7 @@ final class RunControl: Sendable {
 
     private func sleep(until deadline: UInt64, _ signals: borrowing EndingSignals) -> Wakeup {
         var waits = [
-            pollfd(fd: finished, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: finished.rawValue, events: Int16(POLLIN), revents: 0),
             pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
         ]
         while true {

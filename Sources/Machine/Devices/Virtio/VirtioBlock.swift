@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Linux
 import Synchronization
 
 /// A disk in a file (virtio 1.2, 5.2).
@@ -52,7 +53,7 @@ final class VirtioBlock: VirtioBackend {
     let queueSizes: [UInt16] = [queueSize]
     let configuration: [UInt8]
 
-    private let descriptor: Int32
+    private let file: FileDescriptor
     private let isReadOnly: Bool
     /// Size in sectors.
     private let capacity: UInt64
@@ -60,17 +61,13 @@ final class VirtioBlock: VirtioBackend {
     /// Requests that the driver made.
     private let requests = Atomic<UInt64>(0)
 
-    /// - Throws: ``MachineError/system(call:errno:)`` when the file cannot be opened.
+    /// - Throws: ``MachineError/system(_:)`` when the file cannot be opened.
     init(path: String, isReadOnly: Bool) throws(MachineError) {
-        let descriptor = open(path, (isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
-        guard descriptor >= 0 else { throw .system(call: "--disk \(path)", errno: errno) }
-        let size = lseek(descriptor, 0, SEEK_END)
-        guard size >= 0 else {
-            let error = errno
-            close(descriptor)
-            throw .system(call: "--disk \(path)", errno: error)
+        file = try lifted { () throws(SystemError) in
+            try FileDescriptor(opening: path, isReadOnly ? O_RDONLY : O_RDWR)
         }
-        self.descriptor = descriptor
+        let size = lseek(file.rawValue, 0, SEEK_END)
+        guard size >= 0 else { throw .system(SystemError(path, errno: errno)) }
         self.isReadOnly = isReadOnly
         capacity = UInt64(size) / Self.sectorSize
         var features = Feature.maximumSegments | Feature.blockSize | Feature.flush
@@ -90,10 +87,6 @@ final class VirtioBlock: VirtioBackend {
         bytes.add(UInt32(Self.rangeLimit))
         bytes.add(1 as UInt32)  // write_zeroes_may_unmap
         configuration = bytes
-    }
-
-    deinit {
-        close(descriptor)
     }
 
     /// Requests so far.
@@ -133,7 +126,7 @@ final class VirtioBlock: VirtioBackend {
             guard !isReadOnly, contains(header.sector, bytes: chain.readableCount) else { return (.ioError, 0) }
             return (transfer(chain.readable, at: header.sector, pwritev) ? .ok : .ioError, 0)
         case .flush:
-            return (fdatasync(descriptor) == 0 ? .ok : .ioError, 0)
+            return (fdatasync(file.rawValue) == 0 ? .ok : .ioError, 0)
         case .identify:
             var name = Array("vmtally".utf8)
             name += [UInt8](repeating: 0, count: 20 - name.count)
@@ -164,7 +157,9 @@ final class VirtioBlock: VirtioBackend {
             while first < vectors.count, vectors[first].iov_len == 0 { first += 1 }
             guard first < vectors.count else { return true }
             let count = vectors.withUnsafeBufferPointer { buffer in
-                call(descriptor, buffer.baseAddress.map { $0 + first }, Int32(min(buffer.count - first, 1024)), offset)
+                call(
+                    file.rawValue, buffer.baseAddress.map { $0 + first }, Int32(min(buffer.count - first, 1024)), offset
+                )
             }
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { return false }
@@ -195,13 +190,13 @@ final class VirtioBlock: VirtioBackend {
             let keepSize: Int32 = 1
             let punchHole: Int32 = 2
             let zeroRange: Int32 = 16
-            if vmtally_fallocate(descriptor, punchHole | keepSize, offset, count) == 0 { continue }
+            if vmtally_fallocate(file.rawValue, punchHole | keepSize, offset, count) == 0 { continue }
             guard keepingZeroes else {
                 // A discard is a hint.
                 if errno == EOPNOTSUPP { continue }
                 return .ioError
             }
-            guard vmtally_fallocate(descriptor, zeroRange | keepSize, offset, count) == 0 || overwrite(offset, count)
+            guard vmtally_fallocate(file.rawValue, zeroRange | keepSize, offset, count) == 0 || overwrite(offset, count)
             else {
                 return .ioError
             }
@@ -214,7 +209,7 @@ final class VirtioBlock: VirtioBackend {
         var done: off_t = 0
         while done < count {
             let written = zeroes.withUnsafeBytes {
-                pwrite(descriptor, $0.baseAddress, min($0.count, Int(count - done)), offset + done)
+                pwrite(file.rawValue, $0.baseAddress, min($0.count, Int(count - done)), offset + done)
             }
             if written < 0, errno == EINTR { continue }
             guard written > 0 else { return false }
