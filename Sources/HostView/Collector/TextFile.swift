@@ -10,12 +10,7 @@ enum TextFile {
     }
 
     static func bytes(_ path: String, limit: Int = 1 << 16) throws(CollectorError) -> [UInt8] {
-        let file: FileDescriptor
-        do throws(SystemError) {
-            file = try FileDescriptor(opening: path, O_RDONLY | O_NONBLOCK)
-        } catch {
-            throw CollectorError(cause: "\(error)", remedy: "")
-        }
+        let file = try open(path)
         var bytes = [UInt8](repeating: 0, count: limit)
         var filled = 0
         while filled < limit {
@@ -26,6 +21,14 @@ enum TextFile {
             filled += count
         }
         return Array(bytes.prefix(filled))
+    }
+
+    private static func open(_ path: String) throws(CollectorError) -> FileDescriptor {
+        do throws(SystemError) {
+            return try FileDescriptor(opening: path, O_RDONLY | O_NONBLOCK)
+        } catch {
+            throw CollectorError(cause: "\(error)", remedy: "")
+        }
     }
 
     private static func failed(_ path: String) -> CollectorError {
