@@ -118,9 +118,9 @@ struct LabTests {
         .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"),
         arguments: [
             Patched(
-                ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2", "demo"]),
+                ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2"]),
             Patched(ground: "svm", checks: ["story"]),
-            Patched(ground: "svm", checks: ["--version", "newest", "--quick", "late", "beside"]),
+            Patched(ground: "svm", checks: ["--version", "newest", "--quick", "late", "l2"]),
             Patched(ground: "vmx", checks: ["--quick", "late", "emulated"]),
         ])
     func kernelModule(module: Patched) throws {
