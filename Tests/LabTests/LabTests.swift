@@ -102,7 +102,8 @@ struct LabTests {
             Patched(
                 ground: "svm",
                 checks: [
-                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "nested",
+                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs",
+                    "nested",
                 ]),
             Patched(ground: "vmx", checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux"]),
             Patched(ground: "vmx", checks: ["fastpath"]),
