@@ -2,9 +2,9 @@ import CLinuxKVM
 import Glibc
 
 /// Process signals as a file descriptor, blocked as long as this lives.
-struct EndingSignals: ~Copyable {
+package struct EndingSignals: ~Copyable {
     /// Readable when a signal came; -1 without signals.
-    let descriptor: Int32
+    package let descriptor: Int32
     private var before = sigset_t()
 
     /// No signals.
@@ -12,7 +12,8 @@ struct EndingSignals: ~Copyable {
         descriptor = -1
     }
 
-    init(_ signals: [Int32]) throws(MachineError) {
+    package init(_ signals: [Int32]) throws(MachineError) {
+        let signals = signals.filter { !EndingSignal.isIgnored($0) }
         guard !signals.isEmpty else {
             descriptor = -1
             return
@@ -41,9 +42,25 @@ struct EndingSignals: ~Copyable {
     }
 
     /// The signal that came, if any.
-    func next() -> Int32? {
+    package func next() -> Int32? {
         var info = signalfd_siginfo()
         let size = MemoryLayout<signalfd_siginfo>.size
         return read(descriptor, &info, size) == size ? Int32(info.ssi_signo) : nil
+    }
+}
+
+/// Signals that end a program, unless it has another idea.
+public enum EndingSignal {
+    /// What people, shells, batch systems and limits send. Not those of a program that is broken.
+    public static let all = [
+        SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU, SIGIO, SIGPWR,
+    ]
+
+    /// nohup(1) wants to be obeyed.
+    fileprivate static func isIgnored(_ signal: Int32) -> Bool {
+        guard signal == SIGHUP else { return false }
+        var action = sigaction()
+        return sigaction(signal, nil, &action) == 0
+            && unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1  // SIG_IGN
     }
 }

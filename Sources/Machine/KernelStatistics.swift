@@ -1,3 +1,4 @@
+import Glibc
 import KVM
 
 /// KVM's counters of a machine and of its vCPUs, to be read while they run.
@@ -13,27 +14,48 @@ final class KernelStatistics: Sendable {
     }
 
     private let sources: [Source]
+    /// Why nothing is read: the statistics of some vCPUs alone are worse than none.
+    private let problem: String?
 
-    /// Without KVM_GET_STATS_FD (before Linux 5.14) there is nothing to read: the run is worth as much without.
     init(_ machine: borrowing VirtualMachine, vcpus: (borrowing (borrowing VCPU) -> Void) -> Void) {
         var sources: [Source] = []
-        if let statistics = try? machine.statistics() {
-            sources.append(Source(statistics))
-            vcpus { vcpu in
-                if let statistics = try? vcpu.statistics() {
-                    sources.append(Source(statistics))
-                }
+        var problem: String?
+        func add(_ what: String, _ open: () throws(KVMError) -> Source) {
+            guard problem == nil else { return }
+            do throws(KVMError) {
+                sources.append(try open())
+            } catch {
+                // Before Linux 5.14 the request is unknown.
+                problem =
+                    error.errno == ENOTTY || error.errno == EINVAL
+                    ? "no binary statistics (Linux 5.14 has them)" : Self.explain(what, error.errno)
             }
         }
-        self.sources = sources
+        add("the VM") { () throws(KVMError) in Source(try machine.statistics()) }
+        vcpus { vcpu in
+            add("vCPU \(sources.count - 1)") { () throws(KVMError) in Source(try vcpu.statistics()) }
+        }
+        self.sources = problem == nil ? sources : []
+        self.problem = problem
     }
 
-    /// All that KVM has counted so far, VM and vCPUs together.
+    private static func explain(_ what: String, _ errno: Int32) -> String {
+        "the statistics of \(what) cannot be had: \(describe(errno: errno))"
+            + (errno == EMFILE || errno == ENFILE ? ": raise the limit of open files (ulimit -n)" : "")
+    }
+
+    /// All that KVM has counted so far, VM and vCPUs together; nothing at all unless it is all of it.
     func read() -> KernelCounters {
         var counters = KernelCounters()
-        for source in sources {
-            guard let values = try? source.statistics.read() else { return KernelCounters() }
-            counters.add(values)
+        counters.missing = problem
+        for (index, source) in sources.enumerated() {
+            do throws(KVMError) {
+                counters.add(try source.statistics.read())
+            } catch {
+                var none = KernelCounters()
+                none.missing = Self.explain(index == 0 ? "the VM" : "vCPU \(index - 1)", error.errno)
+                return none
+            }
         }
         return counters
     }

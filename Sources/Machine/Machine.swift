@@ -114,7 +114,9 @@ public final class Machine {
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
         let marker = BootMarker(configuration.bootMarker) { control.finish(.marker) }
-        output = SerialOutput(configuration.serial, marker: configuration.bootMarker.text.isEmpty ? nil : marker)
+        output = SerialOutput(
+            configuration.serial, marker: configuration.bootMarker.text.isEmpty ? nil : marker,
+            watchesForPanic: guest.isLinux)
         devices =
             guest.isPC
             ? try MachineDevices(
@@ -126,7 +128,8 @@ public final class Machine {
         }
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP)
+            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP,
+            isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets)
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for _ in 0..<cpus {
@@ -178,6 +181,8 @@ public final class Machine {
         let irqchip: Bool
         let ioAPIC: IOAPIC?
         let talliesByRIP: Bool
+        let isPC: Bool
+        let tripleFaultResets: Bool
     }
 
     private static func makeVCPU(
@@ -207,7 +212,7 @@ public final class Machine {
                     control: parts.control,
                     rare: RareExits(
                         index: index, memory: parts.memory, ioAPIC: parts.ioAPIC, interposer: interposer,
-                        tripleFaultResets: parts.boot.tripleFaultResets)), rips: rips)
+                        isPC: parts.isPC, tripleFaultResets: parts.tripleFaultResets)), rips: rips)
         } catch {
             throw .kvm(error)
         }
@@ -238,7 +243,8 @@ public final class Machine {
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
                 unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
-                readings: vcpus.flatMap { $0.loop.rare.interposer.readings }))
+                readings: vcpus.flatMap { $0.loop.rare.interposer.readings }),
+            withheldMessages: devices.messages.withheld)
     }
 
     private func ripSnapshot() -> RIPSnapshot? {
@@ -286,20 +292,31 @@ public final class Machine {
         control.finish(.timeout)
     }
 
+    /// Ends the run from another thread, as a signal would.
+    package var interrupt: @Sendable (Int32) -> Void {
+        { [control] signal in control.finish(.interrupted(signal: signal)) }
+    }
+
+    /// How the run ended; a reset or halt behind a panic is one.
+    private var ending: RunEnd {
+        let end = control.end ?? .halted
+        return output.hasPanicked && (end == .reset || end == .halted) ? .panicked : end
+    }
+
     private func runThreads() throws(MachineError) -> RunEnd {
         let signals = try EndingSignals(configuration.endingSignals)
-        var helper: Thread?
-        if let loop = devices.loop {
-            helper = try Thread(name: "devices") { loop.run() }
-        }
+        devices.input?.begin()
+        var helpers: [(loop: EventLoop, thread: Thread)] = []
         defer {
-            devices.loop?.stop()
-            helper?.join()
+            MachineDevices.stop(helpers)
             devices.input?.restore()
+        }
+        for (index, loop) in devices.loops.enumerated() {
+            helpers.append((loop, try Thread(name: index == 0 ? "devices" : "disk\(index - 1)") { loop.run() }))
         }
         let counting = configuration.countsExits
         // Devices with a thread of their own open descriptors that both sides must see.
-        let ownDescriptors = devices.loop == nil
+        let ownDescriptors = devices.loops.isEmpty
         var threads: [Thread] = []
         for vcpu in vcpus {
             do throws(MachineError) {
@@ -322,7 +339,7 @@ public final class Machine {
         control.wait(until: deadline, signals)
         output.endOfRun()
         threads.forEach { $0.join() }
-        let end = control.end ?? .halted
+        let end = ending
         // A slow reader gets what is left, unless time is over or the user has had enough.
         while !output.flush(), !end.isCalledOff, monotonicNanoseconds() < deadline, signals.next() == nil {}
         return end

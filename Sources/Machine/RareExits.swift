@@ -9,6 +9,7 @@ struct RareExits: ~Copyable {
     let memory: GuestMemory
     let ioAPIC: IOAPIC?
     var interposer: CPUIDInterposer
+    let isPC: Bool
     /// KVM_EXIT_SHUTDOWN is the guest's way to reset.
     let tripleFaultResets: Bool
 
@@ -79,6 +80,11 @@ struct RareExits: ~Copyable {
             return true
         case KVM_EXIT_SHUTDOWN where tripleFaultResets:
             control.finish(.reset)
+            return false
+        case KVM_EXIT_SHUTDOWN where isPC:
+            let failure = GuestFailure(
+                vcpu: index, cause: "KVM_EXIT_SHUTDOWN", state: GuestState(vcpu, memory).description)
+            control.finish(.tripleFault(failure))
             return false
         case KVM_EXIT_SYSTEM_EVENT:
             control.finish(.systemEvent(type: page.pointee.system_event.type))

@@ -19,6 +19,8 @@ public struct RunResult: Sendable {
     /// What had been counted when the guest said that its boot was over; nil if it did not.
     public let boot: BootReading?
     public let leaf: LeafReport
+    /// Messages about devices that a guest caused over and over: those after the first few.
+    public let withheldMessages: Int
 
     /// All vCPUs together.
     public var total: TallySnapshot {
@@ -68,6 +70,8 @@ public struct KernelCounters: Equatable, Sendable {
     /// Counters of several values, likewise.
     private(set) var arrays: [String: [UInt64]] = [:]
     private var cumulative: Set<String> = []
+    /// Why there are no counters; nil when there are.
+    public internal(set) var missing: String?
 
     init() {}
 
@@ -89,6 +93,11 @@ public struct KernelCounters: Equatable, Sendable {
 
     /// Cumulative counters' growth; others as they are now.
     func difference(since earlier: KernelCounters) -> KernelCounters {
+        guard missing == nil, earlier.missing == nil else {
+            var none = KernelCounters()
+            none.missing = missing ?? earlier.missing
+            return none
+        }
         var result = self
         for name in cumulative {
             result.values[name] = (values[name] ?? 0) &- (earlier.values[name] ?? 0)

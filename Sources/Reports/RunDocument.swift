@@ -160,6 +160,8 @@ public struct RunDocument: Encodable, Sendable {
     public let exits: Exits
     /// KVM's own counters by name, summed over VM and vCPUs.
     public let kernel: [String: UInt64]
+    /// Why `kernel` is empty; absent when it is not.
+    public let kernelMissing: String?
     /// Absent unless the host kernel has the patches of kernel-patch/.
     public let hardware: Hardware?
     public let leaf: Leaf
@@ -167,6 +169,7 @@ public struct RunDocument: Encodable, Sendable {
     enum CodingKeys: String, CodingKey {
         case schema, tool, host, vm, status, exits, kernel, hardware, leaf
         case wallNanoseconds = "wall_ns"
+        case kernelMissing = "kernel_missing"
     }
 
     public init(
@@ -188,6 +191,7 @@ public struct RunDocument: Encodable, Sendable {
             byRIP: byRIP?.rows.map(Place.init),
             byRIPOthers: byRIP.map { Total(count: $0.rest.count, cycles: $0.rest.cycles) })
         kernel = result.kernel.values
+        kernelMissing = result.kernel.missing
         hardware = result.hardware.map(Hardware.init)
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered.total,

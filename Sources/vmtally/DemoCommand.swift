@@ -39,7 +39,7 @@ struct DemoCommand: ParsableCommand {
         configuration.liveCPUID = liveCpuid
         configuration.serial = .capture
         configuration.timeoutMilliseconds = 60_000
-        configuration.endingSignals = [SIGINT, SIGTERM]
+        configuration.endingSignals = EndingSignal.all
         let machine = try Machine(configuration, elf: ProbeImage.elf)
         let result = try machine.run()
         if case .failed(let failure) = result.end {

@@ -29,8 +29,8 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
     var append: String?
 
-    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none.")
-    var console = DeviceConfiguration.Console.serial
+    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none. (default: serial)")
+    var console: DeviceConfiguration.Console?
 
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
     var disk: [String] = []
@@ -41,8 +41,8 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "Give the Linux guest a virtio entropy source.")
     var rng = false
 
-    @Option(help: "virtio notifications by ioeventfd and irqfd: on, or off: then each is a userspace exit.")
-    var ioeventfd = OnOff.on
+    @Option(help: "virtio notifications by ioeventfd and irqfd: on, or off: then each is a userspace exit. (default: on)")
+    var ioeventfd: OnOff?
 
     @Option(help: "Number of vCPUs.")
     var cpus = 1
@@ -98,6 +98,15 @@ struct RunCommand: ParsableCommand {
         guard guest == nil && multiboot == nil || initrd == nil else {
             throw ValidationError("--initrd goes with a Linux kernel.")
         }
+        if guest != nil {
+            let given: [(String, Bool)] = [
+                ("--append", append != nil), ("--console", console != nil), ("--disk", !disk.isEmpty),
+                ("--net", !net.isEmpty), ("--rng", rng), ("--ioeventfd", ioeventfd != nil), ("--acpi", acpi != nil),
+            ]
+            if let option = given.first(where: \.1)?.0 {
+                throw ValidationError("\(option) goes with --kernel and --multiboot: a bare-metal guest has no such device.")
+            }
+        }
         guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {
             throw ValidationError("--net takes tap=NAME.")
         }
@@ -117,14 +126,16 @@ struct RunCommand: ParsableCommand {
 
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
+        try checkFiles()
         var configuration = MachineConfiguration()
         configuration.cpus = cpus
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
-        configuration.endingSignals = [SIGINT, SIGTERM]
-        configuration.serial = try serial.open()
+        configuration.endingSignals = EndingSignal.all
+        let serialFile = try serial.open()
+        configuration.serial = serialFile.target
         configuration.devices = devices
         configuration.talliesByRIP = byRip != nil
         // A run may be long: better now than after it.
@@ -132,18 +143,23 @@ struct RunCommand: ParsableCommand {
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         let machine = try makeMachine(configuration)
+        serialFile.truncate()
         let result = try machine.run()
+        limitPatience(result.end)
         let places = byRip.flatMap { count in
             result.rips.map {
                 RIPReport(
                     $0, top: count, symbols: symbols ?? machine.kernelSymbols(result.anchors), anchors: result.anchors)
             }
         }
-        if case .failed(let failure) = result.end {
-            warn("vmtally: \(failure)")
+        if let remark = result.end.remark {
+            warn("vmtally: \(remark)")
         }
         if let loss = machine.output.loss {
             warn("vmtally: \(loss)")
+        }
+        if result.withheldMessages > 0 {
+            warn("vmtally: and \(result.withheldMessages) more messages about devices, withheld")
         }
         if !quiet {
             if let shortfall = machine.plan.shortfall {
@@ -163,21 +179,48 @@ struct RunCommand: ParsableCommand {
         throw ExitCode(result.end.exitStatus)
     }
 
+    /// What is written must not be what is read.
+    private func checkFiles() throws {
+        var files = NamedFiles()
+        files.input("--guest", guest)
+        files.input("--kernel", kernel)
+        files.input("--multiboot", multiboot)
+        files.input("--initrd", initrd)
+        files.input("--symbols", symbols)
+        for disk in disk { files.input("--disk", Self.diskOption(disk).path) }
+        if case .file(let path) = serial { files.output("--serial", path) }
+        files.output("--stats-json", statsJson)
+        try files.check()
+    }
+
+    /// A run that was called off is not held up by whoever does not read its tally; one with a --timeout not past it.
+    private func limitPatience(_ end: RunEnd) {
+        let moment: UInt64 = 50_000_000
+        if end.isCalledOff {
+            Patience.limit(nanoseconds: moment)
+        } else if let timeout {
+            Patience.limit(nanoseconds: moment + UInt64(timeout * 1e9))
+        }
+    }
+
+    private static func diskOption(_ text: String) -> DeviceConfiguration.Disk {
+        text.hasSuffix(",ro")
+            ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
+            : DeviceConfiguration.Disk(path: text, isReadOnly: false)
+    }
+
     private var devices: DeviceConfiguration {
         var devices = DeviceConfiguration()
         // Programs that test a machine expect a PC; split chips are none.
         devices.acpi = acpi ?? (multiboot != nil && irqchip != .split ? .full : .reduced)
-        devices.console = console
-        devices.disks = disk.map { text in
-            text.hasSuffix(",ro")
-                ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
-                : DeviceConfiguration.Disk(path: text, isReadOnly: false)
-        }
+        devices.console = console ?? .serial
+        devices.disks = disk.map(Self.diskOption)
         devices.taps = net.map { String($0.dropFirst(4)) }
         devices.entropy = rng
-        devices.eventDescriptors = ioeventfd == .on
+        devices.eventDescriptors = ioeventfd != .off
         devices.input = serial == .stdio ? STDIN_FILENO : nil
-        devices.report = { warn("vmtally: \($0)") }
+        // A guest that provokes messages waits for nobody who reads them.
+        devices.report = { warn("vmtally: \($0)", patience: 10_000_000) }
         return devices
     }
 
@@ -204,7 +247,7 @@ struct RunCommand: ParsableCommand {
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
-        let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][console.rawValue] ?? ""
+        let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][(console ?? .serial).rawValue] ?? ""
         let append = append ?? "quiet\(device) panic=-1"
         guard let initrd else {
             return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
@@ -221,10 +264,16 @@ struct ReadyGuest {
 
     /// Where this program lies.
     static var programFolder: String {
-        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
-        let length = max(0, readlink("/proc/self/exe", &buffer, buffer.count - 1))
-        let path = String(decoding: buffer.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
+        let path = executable ?? Arguments.all.first ?? ""
         return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
+    }
+
+    /// This program; nil without /proc.
+    static var executable: String? {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let length = readlink("/proc/self/exe", &buffer, buffer.count - 1)
+        guard length > 0 else { return nil }
+        return String(decoding: buffer.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 
     var initrd: String { folder + "/initrd" }
@@ -299,14 +348,33 @@ enum SerialOption: ExpressibleByArgument, Equatable {
 
     var defaultValueDescription: String { "stdio" }
 
-    func open() throws -> SerialOutput.Target {
+    func open() throws -> SerialFile {
         switch self {
-        case .stdio: return .descriptor(STDOUT_FILENO)
-        case .none: return .none
+        case .stdio: return SerialFile(target: .descriptor(STDOUT_FILENO))
+        case .none: return SerialFile(target: .none)
         case .file(let path):
-            let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-            guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
-            return .descriptor(descriptor)
+            // Not waiting for a FIFO's reader.
+            let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0o644)
+            guard descriptor >= 0 else {
+                throw Failure(
+                    errno == ENXIO
+                        ? "\(path): nobody reads this FIFO: start its reader first"
+                        : "\(path): \(String(cString: strerror(errno)))")
+            }
+            return SerialFile(target: .descriptor(descriptor))
+        }
+    }
+}
+
+/// Where the guest's serial port goes.
+struct SerialFile {
+    let target: SerialOutput.Target
+
+    /// Drops what a file held before: only once nothing can keep the run from starting.
+    func truncate() {
+        if case .descriptor(let descriptor) = target, descriptor > STDERR_FILENO {
+            // Devices and pipes have nothing to cut.
+            ftruncate(descriptor, 0)
         }
     }
 }

@@ -172,6 +172,12 @@ void vmtally_name_thread(const char *name);
 /* Gives the calling thread a descriptor table of its own, a copy (unshare(2), CLONE_FILES). Returns 0 or -errno. */
 int vmtally_unshare_descriptors(void);
 
+/* The program's arguments as the C library got them; *count of them, the program's name first. */
+char **vmtally_arguments(int *count);
+
+/* Writes what stdio has buffered for standard output. Returns 0, or errno when some of the output was not taken. */
+int vmtally_flush_stdout(void);
+
 /* Keeps the calling thread on one CPU. Returns 0 or -errno. */
 int vmtally_pin_thread(int cpu);
 

@@ -17,6 +17,19 @@ public enum Guest {
         }
     }
 
+    /// A Linux that was told to reset by a triple fault: `reboot=t`, or a list with a t in it (kernel-parameters.txt).
+    var tripleFaultResets: Bool {
+        guard case .linux(let images) = self else { return false }
+        return images.commandLine.split(separator: " ").contains { word in
+            word.hasPrefix("reboot=")
+                && word.dropFirst("reboot=".count).split(separator: ",").contains { $0.first == "t" }
+        }
+    }
+
+    var isLinux: Bool {
+        if case .linux = self { true } else { false }
+    }
+
     /// Multiboot images here are programs that test a machine.
     var isTest: Bool {
         switch self {
@@ -66,14 +79,6 @@ enum LoadedGuest {
         switch self {
         case .bareMetal: false
         case .linux, .multiboot: index > 0
-        }
-    }
-
-    /// A PC resets when its processor shuts down; a bare-metal guest has failed.
-    var tripleFaultResets: Bool {
-        switch self {
-        case .bareMetal: false
-        case .linux, .multiboot: true
         }
     }
 
