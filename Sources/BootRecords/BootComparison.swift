@@ -45,6 +45,8 @@ public struct BootComparison: Sendable {
         public let rows: [Row]
         /// What makes the two hard to compare.
         public let remarks: [String]
+        /// Why something of it could not be judged; empty when all was.
+        public let unjudged: [String]
 
         public var significant: [Row] { rows.filter(\.isSignificant) }
     }
@@ -85,10 +87,13 @@ public struct BootComparison: Sendable {
             }
         }
         let level = Self.significance / Double(max(1, matched.count * comparisons))
+        let backends = Set([baseline.host.backend, candidate.host.backend])
         pairs = matched.map { before, after in
             Pair(
-                before: before, after: after, rows: Self.rows(before, after, level: level, seed: seed, effort),
-                remarks: Self.remarks(baseline, before, candidate, after, level: level))
+                before: before, after: after,
+                rows: Self.rows(before, after, level: level, seed: seed, sameBackend: backends.count == 1, effort),
+                remarks: Self.remarks(baseline, before, candidate, after),
+                unjudged: Self.unjudged(before, after, level: level, backends: backends))
         }
         self.unmatched = unmatched
     }
@@ -104,10 +109,10 @@ public struct BootComparison: Sendable {
     }
 
     private static func rows(
-        _ before: BootConfiguration, _ after: BootConfiguration, level: Double, seed: UInt64,
+        _ before: BootConfiguration, _ after: BootConfiguration, level: Double, seed: UInt64, sameBackend: Bool,
         _ effort: (resamples: Int, permutations: Int)
     ) -> [Row] {
-        let quantities = quantities(before.runs, after.runs)
+        let quantities = quantities(before.runs, after.runs, sameBackend: sameBackend)
         var generator = SplitMix64(seed: seed)
         let judged = quantities.indices.filter { quantities[$0].isJudged }
         let values = Statistics.differing(
@@ -128,13 +133,18 @@ public struct BootComparison: Sendable {
         }.map(\.element)
     }
 
-    private static func quantities(_ before: [BootRun], _ after: [BootRun]) -> [Quantity] {
+    /// - Parameter sameBackend: hosts of different vendors have neither exits nor their reasons in common: of those only
+    ///   totals are shown, and nothing is judged.
+    private static func quantities(_ before: [BootRun], _ after: [BootRun], sameBackend: Bool) -> [Quantity] {
         var quantities: [Quantity] = []
         func add(_ group: Group, _ name: String, whole: Double, judged: Bool = true, _ value: (BootRun) -> Double?) {
+            guard sameBackend || group == .total || group == .time else { return }
             let values = (before.compactMap(value), after.compactMap(value))
             guard values.0.count == before.count, values.1.count == after.count else { return }
             quantities.append(
-                Quantity(group: group, name: name, before: values.0, after: values.1, whole: whole, isJudged: judged))
+                Quantity(
+                    group: group, name: name, before: values.0, after: values.1, whole: whole,
+                    isJudged: judged && sameBackend))
         }
         let hardware = Statistics.median(before.compactMap { $0.hardware.map { Double($0.total) } })
         let userspace = Statistics.median(before.map { Double($0.userspace.total) })
@@ -171,7 +181,7 @@ public struct BootComparison: Sendable {
 
     private static func remarks(
         _ baseline: BootRecording, _ before: BootConfiguration, _ candidate: BootRecording,
-        _ after: BootConfiguration, level: Double
+        _ after: BootConfiguration
     ) -> [String] {
         var remarks: [String] = []
         func differ(_ what: String, _ left: String, _ right: String) {
@@ -191,13 +201,35 @@ public struct BootComparison: Sendable {
         differ(
             "VM exits counted by", before.runs[0].hardware?.source ?? "nobody",
             after.runs[0].hardware?.source ?? "nobody")
-        let ways = Statistics.divisions(before.runs.count + after.runs.count, before.runs.count)
-        if 2 / Double(ways) > level {
-            remarks.append(
-                "\(before.runs.count) and \(after.runs.count) runs are too few for anything to be significant: "
+        return remarks
+    }
+
+    private static func unjudged(
+        _ before: BootConfiguration, _ after: BootConfiguration, level: Double, backends: Set<String>
+    ) -> [String] {
+        var reasons: [String] = []
+        if backends.count > 1 {
+            reasons.append("hosts of different backends (\(backends.sorted().joined(separator: ", ")))")
+        }
+        let counts = (before.runs.count, after.runs.count)
+        // Groups of one size can change places: then two divisions separate as completely.
+        let ways = Statistics.divisions(counts.0 + counts.1, counts.0)
+        if (counts.0 == counts.1 ? 2 : 1) / Double(ways) > level {
+            reasons.append(
+                "\(counts.0) and \(counts.1) runs are too few for anything to be significant: "
                     + "record \(Self.runsNeeded(level: level)) of each")
         }
-        return remarks
+        func look(_ what: String, _ isKnown: (BootRun) -> Bool) {
+            let runs = before.runs + after.runs
+            let known = runs.count(where: isKnown)
+            if known > 0, known < runs.count {
+                reasons.append("\(what) are known of \(known) of \(runs.count) runs only")
+            }
+        }
+        look("VM exits") { $0.hardware != nil }
+        look("VM exits by reason") { $0.hardware?.byReason != nil }
+        look("userspace exits by reason") { $0.userspace.byReason != nil }
+        return reasons
     }
 
     /// Runs in each recording with which a complete separation stands out from some ten quantities.
@@ -210,6 +242,12 @@ public struct BootComparison: Sendable {
         pairs.flatMap { pair in
             pair.significant.filter { $0.difference > 0 && $0.share > share }.map { (pair, $0) }
         }
+    }
+
+    /// What could not be judged, configurations that only one of the two has among it.
+    public var unjudged: [String] {
+        unmatched.map { "in one recording only: \($0)" }
+            + pairs.flatMap { pair in pair.unjudged.map { "\(pair.after.name): \($0)" } }
     }
 }
 

@@ -2,9 +2,12 @@
 public struct ConfigurationWords: Sendable, CustomStringConvertible {
     private let words: [Substring]
 
+    /// Words that `vmtally boot` takes for others.
+    private static let aliases: [Substring: Substring] = ["console=8250": "console=serial"]
+
     /// - Parameter text: separated by commas or spaces; none: all configurations.
     public init(_ text: some StringProtocol) {
-        words = Substring(text).split { $0 == " " || $0 == "," }
+        words = Substring(text).split { $0 == " " || $0 == "," }.map { Self.aliases[$0] ?? $0 }
     }
 
     public var isEmpty: Bool { words.isEmpty }

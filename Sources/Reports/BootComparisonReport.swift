@@ -4,7 +4,8 @@ import FoundationEssentials
 /// What changed between recordings of boots, as people and as machines read it.
 public struct BootComparisonReport: Sendable {
     private let comparisons: [BootComparison]
-    private let limit: Double?
+    /// What `--fail-above` comes to; nil without one.
+    public let gate: RegressionGate?
     /// Rows without a change that stands out from chance are shown too.
     private let showsAll: Bool
 
@@ -13,14 +14,15 @@ public struct BootComparisonReport: Sendable {
     ///   - limit: by what share of its total something may grow; nil: nothing is too much.
     public init(_ comparisons: [BootComparison], limit: Double? = nil, showsAll: Bool = false) {
         self.comparisons = comparisons
-        self.limit = limit
         self.showsAll = showsAll
-    }
-
-    /// Whether something grew by more than the limit.
-    public var isRegression: Bool {
-        guard let limit else { return false }
-        return comparisons.contains { !$0.regressions(above: limit).isEmpty }
+        gate = limit.map { limit in
+            RegressionGate(
+                limit: limit,
+                regressions: comparisons.flatMap { comparison in
+                    comparison.regressions(above: limit).map { "\($0.pair.after.name), \($0.row.name)" }
+                },
+                unjudged: comparisons.flatMap(\.unjudged))
+        }
     }
 
     public func lines() -> [String] {
@@ -36,15 +38,20 @@ public struct BootComparisonReport: Sendable {
                 "medians; 95 % bootstrap intervals; * stands out from chance (permutation test, corrected for all "
                     + "quantities, \(Self.percent(BootComparison.significance)) together); seed \(first.seed)")
         }
-        if let limit {
-            let found = comparisons.flatMap { $0.regressions(above: limit) }
-            lines.append(
-                found.isEmpty
-                    ? "no regression over \(Self.percent(limit))"
-                    : "regression over \(Self.percent(limit)): "
-                        + found.map { "\($0.pair.after.name), \($0.row.name)" }.joined(separator: "; "))
-        }
+        if let gate { lines += Self.lines(gate) }
         return lines
+    }
+
+    /// What a gate has found, as the last lines of a comparison.
+    public static func lines(_ gate: RegressionGate) -> [String] {
+        let limit = percent(gate.limit)
+        let verdict =
+            switch gate.verdict {
+            case .passed: "no regression over \(limit)"
+            case .regression: "regression over \(limit): " + gate.regressions.joined(separator: "; ")
+            case .notJudged: "no regression over \(limit) seen, but not all could be judged"
+            }
+        return gate.unjudged.map { "not judged: \($0)" } + [verdict]
     }
 
     private func lines(_ pair: BootComparison.Pair, _ comparison: BootComparison) -> [String] {
@@ -52,7 +59,7 @@ public struct BootComparisonReport: Sendable {
         var lines = [
             "\(pair.after.name): \(labels.0) (\(pair.before.runs.count) runs), \(labels.1) (\(pair.after.runs.count) runs)"
         ]
-        lines += pair.remarks.map { "  \($0)" }
+        lines += (pair.remarks + pair.unjudged).map { "  \($0)" }
         var table = TextTable(header: ["", labels.0, labels.1, "difference", "95 % interval", "", "of total"])
         let rows = pair.rows.filter { row in
             row.isSignificant || row.group == .total || row.group == .time || showsAll
@@ -105,7 +112,9 @@ public struct BootComparisonReport: Sendable {
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         let document = Document(
             baseline: comparisons.first?.baseline.label ?? "", seed: comparisons.first?.seed ?? 0,
-            significance: BootComparison.significance, failAbove: limit, regression: isRegression,
+            significance: BootComparison.significance, failAbove: gate?.limit,
+            regression: gate?.verdict == .regression, verdict: gate?.verdict,
+            unjudged: comparisons.flatMap(\.unjudged),
             comparisons: comparisons.map { comparison in
                 Document.Comparison(
                     label: comparison.candidate.label, unmatched: comparison.unmatched,
@@ -121,10 +130,13 @@ public struct BootComparisonReport: Sendable {
         let significance: Double
         let failAbove: Double?
         let regression: Bool
+        /// Absent without `--fail-above`.
+        let verdict: RegressionGate.Verdict?
+        let unjudged: [String]
         let comparisons: [Comparison]
 
         enum CodingKeys: String, CodingKey {
-            case schema, baseline, seed, significance, regression, comparisons
+            case schema, baseline, seed, significance, regression, verdict, unjudged, comparisons
             case failAbove = "fail_above"
         }
 
@@ -177,17 +189,5 @@ public struct BootComparisonReport: Sendable {
                 significant = row.isSignificant
             }
         }
-    }
-}
-
-/// A share as people write it: `2%` or `0.02`.
-public struct Share: Equatable, Sendable {
-    public let value: Double
-
-    public init?(_ text: String) {
-        let isPercent = text.hasSuffix("%")
-        guard let number = Double(isPercent ? text.dropLast() : text[...]) else { return nil }
-        value = isPercent ? number / 100 : number
-        guard value >= 0, value < 1000 else { return nil }
     }
 }

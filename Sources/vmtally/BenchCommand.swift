@@ -1,4 +1,5 @@
 import ArgumentParser
+import BootRecords
 import Glibc
 import Machine
 import ProbeImage
@@ -14,8 +15,10 @@ struct BenchCommand: ParsableCommand {
             """
     )
 
-    @Option(help: ArgumentHelp("Only these kinds, of those that --list names.", valueName: "name,..."))
-    var only: String?
+    @Option(
+        help: ArgumentHelp(
+            "Only these kinds, of those that --list names; may be given several times.", valueName: "name,..."))
+    var only: [String] = []
 
     @Option(help: "For all kinds together.")
     var seconds = 20.0
@@ -48,13 +51,22 @@ struct BenchCommand: ParsableCommand {
     var baseline: String?
 
     @Option(
+        help: ArgumentHelp(
+            "With --baseline: exit with status 2 when a kind's median grew by more than this and by more than chance, "
+                + "3 when a kind could not be judged: 5% or 0.05.", valueName: "share"), transform: Share.init)
+    var failAbove: Share?
+
+    @Option(
         name: .customLong("from"), help: ArgumentHelp("Report this run's JSON; measure nothing.", valueName: "file"))
     var source: String?
 
     func validate() throws {
         guard seconds > 0, seconds < 1e6 else { throw ValidationError("--seconds takes a number above 0.") }
-        guard only == nil || source == nil else {
+        guard only.isEmpty || source == nil else {
             throw ValidationError("--from reports a whole run: leave out --only.")
+        }
+        guard failAbove == nil || baseline != nil else {
+            throw ValidationError("--fail-above compares with a --baseline: give one.")
         }
         guard irqchip != .split else { throw ValidationError("--irqchip takes none or kernel.") }
         guard (1...64).contains(cpus) else { throw ValidationError("--cpus takes 1 to 64.") }
@@ -83,6 +95,10 @@ struct BenchCommand: ParsableCommand {
             print(BenchTable(document, comparison: comparison).lines().joined(separator: "\n"))
         }
         guard document.exact else { throw Failure("counts differ from the exits that the guest made: see the table") }
+        if let limit = failAbove?.value, let gate = comparison?.gate(above: limit) {
+            for line in BootComparisonReport.lines(gate) { warn(line) }
+            guard gate.verdict == .passed else { throw ExitCode(gate.status) }
+        }
     }
 
     private func measure() throws -> BenchDocument {
@@ -115,8 +131,8 @@ struct BenchCommand: ParsableCommand {
     private var kinds: [BenchKind] {
         get throws {
             let catalogue = BenchKind.catalogue.map { irqchip == .kernel ? $0.withInterruptControllers : $0 }
-            guard let only else { return catalogue }
-            let names = only.split(separator: ",").map(String.init)
+            guard !only.isEmpty else { return catalogue }
+            let names = only.flatMap { $0.split(separator: ",", omittingEmptySubsequences: false).map(String.init) }
             for name in names where !catalogue.contains(where: { $0.name == name }) {
                 throw ValidationError("There is no kind '\(name)': vmtally bench --list names them.")
             }

@@ -12,7 +12,8 @@ struct CompareCommand: ParsableCommand {
         discussion: """
             The first recording is the baseline; each other one is set beside it. FILE:WORDS takes of a recording the \
             configurations with all these words, such as boots.json:console=virtio. What stands out from chance comes \
-            first (docs/compare.md). Exit status 2 when something grew by more than --fail-above.
+            first (docs/compare.md). With --fail-above: exit status 2 when something grew by more, 3 when nothing did as \
+            far as could be seen, but something could not be judged.
             """
     )
 
@@ -22,7 +23,7 @@ struct CompareCommand: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             "Exit with status 2 when a total, or a reason's part of it, grew by more than this: 2% or 0.02.",
-            valueName: "share"))
+            valueName: "share"), transform: Share.init)
     var failAbove: Share?
 
     @Option(help: ArgumentHelp("Write the comparison as JSON here; - is standard output.", valueName: "file"))
@@ -68,7 +69,7 @@ struct CompareCommand: ParsableCommand {
         }
         if let json { try write(report.json() + "\n", to: json) }
         if let html { try write(BootComparisonPage(comparisons, limit: failAbove?.value).page.html(), to: html) }
-        if report.isRegression { throw ExitCode(2) }
+        if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }
 
     /// A recording, or those of its configurations that have the words after the file's last colon.
@@ -82,19 +83,16 @@ struct CompareCommand: ParsableCommand {
         do {
             let image = try FileImage(path: path)
             var recording = try BootRecording(json: Array(image.bytes))
-            if !words.isEmpty {
-                recording.configurations = recording.configurations.filter { words.match($0.name) }
-            }
+            let all = recording.configurations
+            recording.configurations = all.filter { words.match($0.name) }
             guard !recording.configurations.isEmpty else {
-                throw Failure("\(path) has no configuration with \(words)")
+                throw Failure(
+                    "\(path) has no configuration with \(words); it has: "
+                        + all.map(\.name).joined(separator: "; "))
             }
             return (recording, words)
         } catch let error as BootRecordingError {
             throw Failure("\(path): \(error)")
         }
     }
-}
-
-extension Share: ExpressibleByArgument {
-    public init?(argument: String) { self.init(argument) }
 }

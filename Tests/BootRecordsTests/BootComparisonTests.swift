@@ -57,7 +57,8 @@ struct BootComparisonTests {
         let comparison = Self.compare(
             Samples.boots(4, seed: 1), Samples.boots(4, seed: 2, scaling: ["SVM_EXIT_IOIO": 2]))
         #expect(comparison.pairs[0].significant.isEmpty)
-        #expect(comparison.pairs[0].remarks.contains { $0.contains("too few") })
+        #expect(comparison.pairs[0].unjudged.count == 1)
+        #expect(comparison.unjudged.contains { $0.contains("too few") })
     }
 
     @Test func configurationsAreMatchedByName() {
@@ -69,6 +70,28 @@ struct BootComparisonTests {
         #expect(comparison.unmatched == ["A: cpus=1", "B: cpus=4"])
         let alone = BootComparison(Samples.recording("A", [one]), Samples.recording("B", [four]))
         #expect(alone.pairs.count == 1 && alone.unmatched.isEmpty)
+    }
+
+    /// Another vendor's exits are others: totals are shown, nothing is judged.
+    @Test func backendsAreNotMixed() {
+        var other = Samples.recording("B", [Samples.configuration(runs: Samples.boots(10, seed: 2))])
+        other.host.backend = "kvm_intel"
+        let comparison = BootComparison(
+            Samples.recording("A", [Samples.configuration(runs: Samples.boots(10, seed: 1))]), other)
+        #expect(comparison.pairs[0].rows.allSatisfy { $0.p == nil && [.total, .time].contains($0.group) })
+        #expect(comparison.unjudged == ["console=virtio: hosts of different backends (kvm_amd, kvm_intel)"])
+    }
+
+    @Test func whatSomeRunsLackIsSaid() {
+        var runs = Samples.boots(10, seed: 2)
+        runs[3].hardware?.byReason = nil
+        runs[4].hardware = nil
+        let comparison = Self.compare(Samples.boots(10, seed: 1), runs)
+        #expect(
+            comparison.unjudged == [
+                "console=virtio: VM exits are known of 19 of 20 runs only",
+                "console=virtio: VM exits by reason are known of 18 of 20 runs only",
+            ])
     }
 
     @Test func differencesOfTheSetupAreSaid() {

@@ -19,7 +19,8 @@ struct BenchCommandTests {
 
     @Test func aRunIsRecordedReportedAndCompared() throws {
         let run = try bench(
-            "--only pio-out,mmio-read --seconds 0.3 --seed 7 --json --output $FOLDER/a.json --html $FOLDER/a.html")
+            "--only pio-out --only mmio-read --seconds 0.3 --seed 7 --json --output $FOLDER/a.json --html $FOLDER/a.html"
+        )
         #expect(run.status == 0, "\(run.error)")
         #expect(run.json?["schema"] as? String == "vmtally.bench/1")
         #expect((run.json?["method"] as? [String: Any])?["seed"] as? Int == 7)
@@ -42,6 +43,7 @@ struct BenchCommandTests {
 
     @Test(arguments: [
         ("--only pio-out,no-such", Int32(64), "There is no kind 'no-such'"), ("--seconds 0", 64, "--seconds"),
+        ("--only ''", 64, "There is no kind ''"), ("--only cpuid --only x", 64, "There is no kind 'x'"),
         ("--cpus 0", 64, "--cpus"), ("--irqchip split", 64, "--irqchip takes none or kernel"),
         ("--only pio-out --from x", 64, "leave out --only"),
         ("--only pio-out --baseline /nonexistent", 1, "/nonexistent: "),

@@ -78,6 +78,24 @@ struct BootCommandTests {
         #expect(XMLCheck.isWellFormed(page.replacing("<!DOCTYPE html>", with: "")))
     }
 
+    /// A gate that could not see does not pass.
+    @Test func theGateSaysWhatItCouldNotJudge() throws {
+        try record("two", outs: 10, runs: 9, "--matrix console=none,8250")
+        try record("one", outs: 10, runs: 9)
+        try record("few", outs: 10, runs: 3)
+        for (recordings, why) in [
+            ("two.json one.json:console=none", "in one recording only: two: console=serial cpus=1"),
+            ("few.json few.json", "too few"),
+        ] {
+            let outcome = try vmtally("compare \(recordings) --fail-above 1%")
+            #expect(outcome.status == 3 && outcome.output.contains(why), "\(outcome.output)\(outcome.error)")
+            #expect(try vmtally("compare \(recordings)").status == 0)
+        }
+        #expect(try vmtally("compare two.json:console=8250 one.json").status == 0)
+        let none = try vmtally("compare one.json one.json:cpus=7")
+        #expect(none.status == 1 && none.error.contains("it has: console=none cpus=1"), "\(none.error)")
+    }
+
     @Test func consoleTextEndsTheBoot() throws {
         // mov $0x3F8, %edx; mov $'o', %al; out; mov $'k', %al; out; jmp .
         let code = Assembly.edx(0x3F8) + [0xB0, 0x6F, 0xEE, 0xB0, 0x6B, 0xEE, 0xEB, 0xFE]
@@ -107,7 +125,8 @@ struct BootCommandTests {
             ("compare", 64, "file"), ("compare one.json", 64, "two recordings"),
             ("compare /nonexistent /nonexistent", 1, "/nonexistent"), ("compare /dev/null /dev/null", 1, "/dev/null"),
             ("compare a b --fail-above x", 64, "--fail-above"), ("compare a b --fail-above -1%", 64, "--fail-above"),
-            ("compare a b --fail-above nan", 64, "--fail-above"),
+            ("compare a b --fail-above nan", 64, "--fail-above"), ("compare a b --fail-above 1", 64, "give 1%"),
+            ("bench --fail-above 5% --only cpuid", 64, "--baseline"),
         ])
     func wrongCalls(arguments: String, status: Int32, says: String) throws {
         let outcome = try vmtally(arguments, seconds: 30)

@@ -1,3 +1,4 @@
+import BootRecords
 import Foundation
 import Reports
 import Testing
@@ -7,11 +8,11 @@ import Testing
     /// One kind measured, one that the host lacks. Every key of the schema is here.
     private static func json(
         schema: String = "vmtally.bench/1", p50: Int = 21_632, low: Int = 21_500, high: Int = 21_700,
-        counted: Int = 130, cpu: String = "A <CPU> & more"
+        counted: Int = 130, cpu: String = "A <CPU> & more", backend: String = "kvm_x", blocks: Int = 12
     ) -> String {
         """
-        {"exact":\(counted == 130),"host":{"backend":"kvm_x","cpu":"\(cpu)","kernel":"6.1","tsc_khz":2600000},"kinds":[\
-        {"group":"ports","measured":{"blocks":4,"cycles":{"max":900000,"mean":23000,"min":20000,"p50":\(p50),\
+        {"exact":\(counted == 130),"host":{"backend":"\(backend)","cpu":"\(cpu)","kernel":"6.1","tsc_khz":2600000},"kinds":[\
+        {"group":"ports","measured":{"blocks":\(blocks),"cycles":{"max":900000,"mean":23000,"min":20000,"p50":\(p50),\
         "p50_high":\(high),"p50_low":\(low),"p90":22000,"p99":25000,"p999":900000},"distribution":[\
         {"from":20000,"n":40,"to":20099},{"from":21600,"n":59,"to":21699},{"from":884736,"n":1,"to":917503}],\
         "exact":\(counted == 130),"exits":[{"code":2,"counted":\(counted),"expected":130,"name":"KVM_EXIT_IO",\
@@ -57,6 +58,18 @@ import Testing
         #expect(lines.contains { $0.hasSuffix("21,632  \(expected)") }, "\(lines)")
         #expect(lines.contains { $0.hasPrefix("baseline: before") })
         #expect(BenchPage(now, comparison: comparison).html().contains(expected))
+    }
+
+    @Test(
+        arguments: [
+            (Self.json(p50: 30_000, low: 29_900, high: 30_100), 0.05, RegressionGate.Verdict.regression),
+            (Self.json(p50: 30_000, low: 29_900, high: 30_100), 0.50, .passed), (Self.json(), 0, .passed),
+            (Self.json(blocks: 5), 0.05, .notJudged), (Self.json(backend: "kvm_y"), 0.05, .notJudged),
+            (Self.json().replacing("\"pio-out\"", with: "\"another\""), 0.05, .notJudged),
+        ])
+    func aGateSaysWhatItCouldNotSee(now: String, limit: Double, verdict: RegressionGate.Verdict) throws {
+        let comparison = BenchComparison(try Self.document(now), to: try Self.document(Self.json()))
+        #expect(comparison.gate(above: limit).verdict == verdict)
     }
 
     @Test func thePageIsWellFormedAndEscaped() throws {

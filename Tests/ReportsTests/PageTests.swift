@@ -56,6 +56,20 @@ import FoundationXML
         #expect(zip(ticks, expected).allSatisfy { abs($0 - $1) <= 1e-9 * max(1, abs($1)) }, "\(ticks)")
     }
 
+    @Test(
+        arguments: [
+            ([0, 20, 40], ["0", "20", "40"]), ([1_000, 2_000], ["1k", "2k"]),
+            ([999, 1_000, 1_001], ["999", "1,000", "1,001"]), ([1_200, 1_210, 1_220], ["1,200", "1,210", "1,220"]),
+            ([0.5, 1, 1.5], ["0.5", "1", "1.5"]), ([-12_340, -12_330], ["-12,340", "-12,330"]), ([], []),
+        ] as [([Double], [String])])
+    func labelsTellTicksApart(ticks: [Double], expected: [String]) {
+        #expect(Drawing.labels(ticks) == expected)
+    }
+
+    @Test func ticksOfWholeNumbersAreWhole() {
+        #expect(Scale(888...890, from: 0, to: 10, whole: true).ticks(5) == [888, 889, 890])
+    }
+
     @Test(arguments: [5.0...5, 0...0, 3.0e18...3.1e18, 7...7.2])
     func anyDomainHasAPlaceForItsValues(domain: ClosedRange<Double>) {
         for logarithmic in [false, true] {

@@ -127,14 +127,14 @@ struct Trend: ParsableCommand {
 struct Compare: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Compare a recording with one of the history, its newest unless told otherwise.",
-        discussion: "Exit status 2 when something grew by more than --fail-above, as with vmtally compare.")
+        discussion: "Exit statuses with --fail-above are those of vmtally compare.")
 
     @OptionGroup var store: Store
 
     @Option(help: ArgumentHelp("The baseline's number. (default: the newest)", valueName: "number"))
     var with: Int64?
 
-    @Option(help: ArgumentHelp("2% or 0.02.", valueName: "share"), transform: Self.share)
+    @Option(help: ArgumentHelp("2% or 0.02.", valueName: "share"), transform: Share.init)
     var failAbove: Share?
 
     @Option(help: "Of the bootstrap and of the permutations.")
@@ -156,12 +156,7 @@ struct Compare: ParsableCommand {
         }
         let report = BootComparisonReport([comparison], limit: failAbove?.value, showsAll: all)
         print(report.lines().joined(separator: "\n"))
-        if report.isRegression { throw ExitCode(2) }
-    }
-
-    private static func share(_ text: String) throws -> Share {
-        guard let share = Share(text) else { throw ValidationError("'\(text)' is no share: give 2% or 0.02.") }
-        return share
+        if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }
 }
 

@@ -2,12 +2,19 @@
 public struct BenchPage: Sendable {
     private let document: BenchDocument
     private let comparison: BenchComparison?
-    private let measured: [(kind: BenchDocument.Kind, figures: BenchDocument.Measured)]
+    private typealias Row = (kind: BenchDocument.Kind, figures: BenchDocument.Measured)
+
+    /// The slowest first.
+    private let measured: [Row]
+    /// Those of `measured` that leave the guest on this host.
+    private let exiting: [Row]
 
     public init(_ document: BenchDocument, comparison: BenchComparison? = nil) {
         self.document = document
         self.comparison = comparison
         measured = document.kinds.compactMap { kind in kind.measured.map { (kind, $0) } }
+            .sorted { $0.figures.cycles.p50 > $1.figures.cycles.p50 }
+        exiting = measured.filter { !$0.figures.makesNoExit }
     }
 
     public func html() -> String {
@@ -33,55 +40,54 @@ public struct BenchPage: Sendable {
     // MARK: - Overview
 
     private static let width = 340.0
-    private static let left = 132.0
 
-    /// A card a group: each kind's median and where 98 % of its samples lie, all on one scale.
+    /// All kinds on one axis: their medians, and where nearly all of their samples lie.
     private var overview: Markup {
-        guard let lowest = measured.map(\.figures.cycles.min).min(),
-            let highest = measured.map(\.figures.cycles.p99).max()
+        guard let lowest = exiting.map(\.figures.cycles.min).min(),
+            let highest = exiting.map(\.figures.cycles.p99).max()
         else { return "" }
-        let domain = Double(max(10, lowest))...Double(max(highest, 100))
         var groups: [String] = []
-        for entry in measured where !groups.contains(entry.kind.group) { groups.append(entry.kind.group) }
-        let cards = groups.enumerated().map { index, group -> Markup in
-            let rows = measured.filter { $0.kind.group == group }
-            return """
-                <figure><h3>\(Self.title(group))</h3>
-                \(overviewDrawing(rows, domain, series: index, label: group))</figure>
-
-                """
+        for kind in document.kinds where exiting.contains(where: { $0.kind.group == kind.group }) {
+            if !groups.contains(kind.group) { groups.append(kind.group) }
         }
-        return """
-            <section><h2>At a glance</h2>
-            <p class="muted">The dot is the median, the line goes from the minimum to the 99th percentile. TSC cycles, the \
-            same logarithmic scale everywhere.</p>
-            <div class="grid">
-            \(cards)</div></section>
-
-            """
-    }
-
-    private func overviewDrawing(
-        _ rows: [(kind: BenchDocument.Kind, figures: BenchDocument.Measured)], _ domain: ClosedRange<Double>,
-        series: Int, label: String
-    ) -> Markup {
-        let rowHeight = 17.0
-        let bottom = Double(rows.count) * rowHeight + 6
-        let scale = Scale(domain, from: Self.left, to: Self.width - 12, logarithmic: true)
-        var drawing = Drawing.horizontalAxis(scale, bottom: bottom, top: 0, ticks: 5)
-        for (index, row) in rows.enumerated() {
+        let (width, left, rowHeight) = (480.0, 132.0, 15.0)
+        let bottom = Double(exiting.count) * rowHeight + 6
+        let scale = Scale(
+            Double(max(10, lowest))...Double(max(highest, 100)), from: left, to: width - 12, logarithmic: true)
+        var drawing = Drawing.horizontalAxis(scale, bottom: bottom, top: 0, ticks: 6)
+        for (index, row) in exiting.enumerated() {
             let y = (Double(index) + 0.5) * rowHeight + 3
             let cycles = row.figures.cycles
+            let series = (groups.firstIndex(of: row.kind.group) ?? 0) % Page.seriesCount
             drawing += """
                 <g><title>\(row.kind.name): \(grouped(cycles.p50)) cycles</title>\
-                <text class="mark" x="\(Self.left - 8)" y="\(y + 4)" text-anchor="end">\(row.kind.name)</text>\
+                <text class="mark" x="\(left - 8)" y="\(y + 4)" text-anchor="end">\(row.kind.name)</text>\
                 <path class="s\(series) line" d="M\(scale(Double(cycles.min))) \(y)H\(scale(Double(cycles.p99)))"/>\
                 <circle class="s\(series) fill" cx="\(scale(Double(cycles.p50)))" cy="\(y)" r="4"/></g>
 
                 """
         }
-        let spoken = rows.map { "\($0.kind.name) \(grouped($0.figures.cycles.p50))" }.joined(separator: ", ")
-        return Drawing.svg(width: Self.width, height: bottom + 18, label: "\(label), median cycles: \(spoken)", drawing)
+        let spoken = exiting.map { "\($0.kind.name) \(grouped($0.figures.cycles.p50))" }.joined(separator: ", ")
+        return """
+            <section><h2>At a glance</h2>
+            <p class="muted">The dot is the median, the line goes from the minimum to the 99th percentile. TSC cycles, \
+            logarithmic; the slowest first.</p>
+            \(Page.legend(groups.enumerated().map { ($0.offset, Self.title($0.element)) }))\
+            <figure class="wide">
+            \(Drawing.svg(width: width, height: bottom + 18, label: "median cycles: \(spoken)", drawing))</figure>
+            \(withoutExit)</section>
+
+            """
+    }
+
+    /// What the processor or the guest's side of the hypervisor does by itself here.
+    private var withoutExit: Markup {
+        let names = measured.filter(\.figures.makesNoExit).map {
+            "\($0.kind.name) (\(grouped($0.figures.cycles.p50)))"
+        }
+        return names.isEmpty
+            ? ""
+            : "<p class=\"muted\">Make no exit on this host, median cycles: \(names.joined(separator: ", ")).</p>\n"
     }
 
     // MARK: - Table
@@ -95,7 +101,7 @@ public struct BenchPage: Sendable {
             + (comparison == nil ? [] : ["baseline", "change"])
         let rows = measured.map { kind, m -> (cells: [Markup], style: String?) in
             let c = m.cycles
-            let name: Markup = "<a href=\"#\(kind.name)\">\(kind.name)</a>"
+            let name: Markup = m.makesNoExit ? "\(kind.name)" : "<a href=\"#\(kind.name)\">\(kind.name)</a>"
             let figures = [c.min, c.p50, c.p90, c.p99, c.p999, c.max, UInt64(m.outliers), m.parts.userspace]
             let change = comparison?[kind.name]
             let texts =
@@ -126,7 +132,7 @@ public struct BenchPage: Sendable {
     // MARK: - Distributions
 
     private var distributions: Markup {
-        let cards = measured.map { kind, m -> Markup in
+        let cards = exiting.sorted { $0.figures.cycles.spread > $1.figures.cycles.spread }.map { kind, m -> Markup in
             """
             <figure id="\(kind.name)"><h3>\(kind.name)</h3>
             <figcaption>\(kind.summary)</figcaption>
@@ -136,7 +142,7 @@ public struct BenchPage: Sendable {
         }
         return """
             <section><h2>Distributions</h2>
-            <p class="muted">Samples by TSC cycles, logarithmic upwards. The lines are p50, p90 and p99; what lies beyond \
+            <p class="muted">Samples by TSC cycles, logarithmic upwards; the most spread kinds first. The lines are p50, p90 and p99; what lies beyond \
             p99.5 is said in words.</p>
             \(Page.legend([(0, "samples"), (1, "VMM"), (2, hasKernel ? "kernel" : "kernel and world switch")] + (hasKernel ? [(7, "world switch")] : [])))
             <div class="grid">
@@ -150,15 +156,20 @@ public struct BenchPage: Sendable {
         let bottom = 96.0
         let left = 30.0
         guard let first = m.distribution.first else { return "" }
+        guard m.cycles.min < m.cycles.max else {
+            return "<p>All \(grouped(UInt64(m.n))) samples: <strong>\(grouped(m.cycles.p50))</strong> cycles</p>\n"
+        }
         // Bins of one width; what comes after them is the tail.
         let step = first.to - first.from + 1
         let body = m.distribution.prefix { $0.from - first.from <= 60 * step && $0.to - $0.from + 1 == step }
         let tail = m.distribution.dropFirst(body.count).reduce(0) { $0 + $1.n }
         let last = body.last ?? first
-        let x = Scale(Double(first.from)...Double(max(last.to + 1, first.from + 2)), from: left, to: Self.width - 8)
+        let x = Scale(
+            Double(first.from)...Double(max(last.to + 1, first.from + 2)), from: left, to: Self.width - 8,
+            whole: true)
         let most = Double(body.map(\.n).max() ?? 1)
         let y = Scale(0.5...max(most, 2), from: bottom, to: top, logarithmic: true)
-        var drawing = Drawing.horizontalAxis(x, bottom: bottom, top: bottom, ticks: 5)
+        var drawing = Drawing.horizontalAxis(x, bottom: bottom, top: bottom, ticks: 4)
         let decades = [1.0, 10, 100, 1_000, 10_000, 100_000, 1_000_000].filter { $0 <= most }
         for decade in decades.count > 3 ? decades.enumerated().filter({ $0.offset % 2 == 0 }).map(\.element) : decades {
             drawing += "<path class=\"gridline\" d=\"M\(left) \(y(decade))H\(Self.width - 8)\"/>"
@@ -202,10 +213,16 @@ public struct BenchPage: Sendable {
                 "<rect class=\"s\(series) fill\" x=\"\(place)\" y=\"0\" width=\"\(max(0.5, share))\" height=\"8\"/>\n"
             place += share
         }
-        var words = "p50 \(grouped(m.cycles.p50)) = VMM \(grouped(m.parts.userspace))"
-        if let kernel = m.parts.kernel { words += " + kernel \(grouped(kernel))" }
-        words += " + \(hasKernel ? "switch" : "the rest") \(grouped(m.parts.rest))"
-        return Drawing.svg(width: Self.width, height: 8, label: words, bar) + "<p><small>\(words)</small></p>\n"
+        var words = [("VMM", m.parts.userspace)]
+        if let kernel = m.parts.kernel { words.append(("kernel", kernel)) }
+        words.append((hasKernel ? "switch" : "the rest", m.parts.rest))
+        let parts = words.map { "\($0.0) \(grouped($0.1))" }
+        // The parts are medians of their own: they need not add up.
+        let isSum = words.reduce(0) { $0 &+ $1.1 } == m.cycles.p50
+        let text =
+            "p50 \(grouped(m.cycles.p50))"
+            + (isSum ? " = \(parts.joined(separator: " + "))" : "; by themselves: \(parts.joined(separator: ", "))")
+        return Drawing.svg(width: Self.width, height: 8, label: text, bar) + "<p><small>\(text)</small></p>\n"
     }
 
     // MARK: - The rest
@@ -261,4 +278,17 @@ public struct BenchPage: Sendable {
         default: group.prefix(1).uppercased() + group.dropFirst()
         }
     }
+}
+
+extension BenchDocument.Measured {
+    /// Neither userspace nor KVM saw an exit for each iteration: by KVM's own count; unknown before Linux 5.14.
+    fileprivate var makesNoExit: Bool {
+        guard let vmExits, iterations > 0 else { return false }
+        return Double(vmExits) / Double(iterations) < 0.5 && exits.allSatisfy { $0.expected == 0 }
+    }
+}
+
+extension BenchDocument.Cycles {
+    /// How far the slow samples are from the usual one, as a ratio.
+    fileprivate var spread: Double { Double(p99) / Double(p50 == 0 ? 1 : p50) }
 }

@@ -1,4 +1,5 @@
 import BootRecords
+import Glibc
 
 /// What changed between recordings of boots, as a page.
 public struct BootComparisonPage: Sendable {
@@ -32,20 +33,15 @@ public struct BootComparisonPage: Sendable {
         let found =
             significant == 0
             ? "No change stands out from chance." : "\(significant) changes stand out from chance, shown first."
-        guard let limit else { return found }
-        let regressions = comparisons.flatMap { $0.regressions(above: limit) }
-        return found
-            + (regressions.isEmpty
-                ? " No regression over \(BootComparisonReport.percent(limit))."
-                : " Regression over \(BootComparisonReport.percent(limit)): "
-                    + regressions.map { $0.row.name }.joined(separator: ", ") + ".")
+        guard let gate = BootComparisonReport(comparisons, limit: limit).gate else { return found }
+        return found + BootComparisonReport.lines(gate).map { " \($0)." }.joined()
     }
 
     // MARK: - One pair of configurations
 
     private func section(_ pair: BootComparison.Pair, _ comparison: BootComparison) -> Markup {
         let labels = (comparison.baseline.label, comparison.candidate.label)
-        let remarks = pair.remarks.map { "<li>\($0)</li>\n" as Markup }
+        let remarks = (pair.remarks + pair.unjudged).map { "<li>\($0)</li>\n" as Markup }
         var body: Markup = "<section><h2>\(pair.after.name)</h2>\n"
         body +=
             "<p class=\"muted\">\(pair.before.runs.count) boots of \(labels.0), \(pair.after.runs.count) of \(labels.1)</p>\n"
@@ -65,15 +61,18 @@ public struct BootComparisonPage: Sendable {
     private func table(_ pair: BootComparison.Pair, _ labels: (String, String)) -> Markup {
         let rows = pair.rows.filter { $0.isSignificant || $0.group == .total || $0.group == .time }
         return .table(
-            ["median", labels.0, labels.1, "difference", "95 % interval", "relative"],
+            ["median", labels.0, labels.1, "difference, 95 % interval"],
             rows.map { row in
                 let name: Markup = row.isSignificant ? "<strong>\(row.name.breakable)</strong>" : row.name.breakable
                 let interval =
                     "\(BootComparisonReport.signed(row.interval.lowerBound)) to \(BootComparisonReport.signed(row.interval.upperBound))"
                 let cells: [Markup] = [
                     name, "\(BootComparisonReport.number(row.before))", "\(BootComparisonReport.number(row.after))",
-                    "\(BootComparisonReport.signed(row.difference))", "\(interval)",
-                    "\(BootComparisonReport.signedPercent(row.relative))",
+                    """
+                    \(BootComparisonReport.signed(row.difference)) \
+                    <small>\(BootComparisonReport.signedPercent(row.relative).replacing(" ", with: "\u{A0}"))</small><br/>\
+                    <small class="muted">\(interval)</small>
+                    """,
                 ]
                 let isWorse = limit.map { row.isSignificant && row.difference > 0 && row.share > $0 } ?? false
                 return (cells, isWorse ? "wrong" : row.isSignificant ? nil : "muted")
@@ -100,9 +99,7 @@ public struct BootComparisonPage: Sendable {
         let scale = Scale(
             lowest...max(highest, lowest + 1), from: left + (lowest < 0 ? room : 6),
             to: width - (highest > 0 ? room : 10))
-        var drawing = Drawing.horizontalAxis(scale, bottom: bottom, top: 4, ticks: 4) {
-            ($0 > 0 ? "+" : "") + Drawing.short($0)
-        }
+        var drawing = Drawing.horizontalAxis(scale, bottom: bottom, top: 4, ticks: 4, signed: true)
         let zero = scale(0)
         for (index, row) in rows.enumerated() {
             let y = 8 + Double(index) * line
@@ -223,9 +220,7 @@ public struct BootComparisonPage: Sendable {
             drawing += "<path class=\"s\(min(index, Page.seriesCount - 1)) fill\" d=\""
             drawing += "\(Drawing.path(edge(top) + edge(below).reversed(), closed: true))\"/>\n"
         }
-        drawing += Drawing.horizontalAxis(x, bottom: height - 20, top: height - 20, ticks: 5) {
-            Drawing.short($0) + " s"
-        }
+        drawing += Drawing.horizontalAxis(x, bottom: height - 20, top: height - 20, ticks: 5, unit: " s")
         return """
             <figure><h3>\(label)</h3><figcaption>\(title) per ms, mean of the boots</figcaption>
             \(Drawing.svg(width: width, height: height, label: "\(title) per ms over boot time, \(label)", drawing))</figure>
@@ -285,7 +280,8 @@ public struct BootComparisonPage: Sendable {
             facts.append(
                 (
                     recording.label,
-                    "\(host.cpu), Linux \(host.kernel), \(host.backend); vmtally \(recording.tool.version)"
+                    "\(host.cpu), Linux \(host.kernel), \(host.backend); vmtally \(recording.tool.version); "
+                        + "recorded \(Self.date(recording.recorded))"
                 ))
             for configuration in recording.configurations {
                 facts.append(
@@ -310,6 +306,16 @@ public struct BootComparisonPage: Sendable {
             \(Markup.facts(facts))</section>
 
             """
+    }
+
+    /// `2026-11-21 16:03 UTC` of seconds since 1970.
+    private static func date(_ seconds: Int) -> String {
+        var time = time_t(seconds)
+        var parts = tm()
+        guard gmtime_r(&time, &parts) != nil else { return "at \(seconds) s" }
+        var text = [CChar](repeating: 0, count: 64)
+        strftime(&text, text.count, "%Y-%m-%d %H:%M UTC", &parts)
+        return String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 
     /// Each recording once.

@@ -6,17 +6,23 @@ public struct Scale: Sendable {
     public let start: Double
     public let end: Double
     public let isLogarithmic: Bool
+    /// Values are whole numbers: so are the ticks.
+    public let isWhole: Bool
 
     /// - Parameters:
     ///   - domain: of the data. A logarithmic one begins above 0: what is not is moved there.
     ///   - start: where the lower bound lies, user units; `end` may be less.
-    public init(_ domain: ClosedRange<Double>, from start: Double, to end: Double, logarithmic: Bool = false) {
+    public init(
+        _ domain: ClosedRange<Double>, from start: Double, to end: Double, logarithmic: Bool = false,
+        whole: Bool = false
+    ) {
         let lower = logarithmic ? max(domain.lowerBound, 1e-9) : domain.lowerBound
         let upper = max(domain.upperBound, logarithmic ? lower * 1.0001 : lower + 1e-9)
         self.domain = lower...upper
         self.start = start
         self.end = end
         isLogarithmic = logarithmic
+        isWhole = whole
     }
 
     /// The place of a value; one outside the domain lies at its end.
@@ -31,7 +37,9 @@ public struct Scale: Sendable {
 
     /// Round values in the domain, about as many as asked for (2 to 12): 1, 2, 5 times a power of ten.
     public func ticks(_ wanted: Int) -> [Double] {
-        isLogarithmic ? logarithmicTicks(wanted) : linearTicks(wanted)
+        let ticks = isLogarithmic ? logarithmicTicks(wanted) : linearTicks(wanted)
+        let whole = ticks.filter { $0 == $0.rounded() }
+        return isWhole && !whole.isEmpty ? whole : ticks
     }
 
     private func linearTicks(_ wanted: Int) -> [Double] {
@@ -69,27 +77,38 @@ public enum Drawing {
     }
 
     /// Tick labels below `bottom`, and grid lines from there up to `top`.
+    ///
+    /// - Parameter unit: what follows each label.
     public static func horizontalAxis(
-        _ scale: Scale, bottom: Double, top: Double, ticks: Int = 6, label: (Double) -> String = { short($0) }
+        _ scale: Scale, bottom: Double, top: Double, ticks: Int = 6, unit: String = "", signed: Bool = false
     ) -> Markup {
         var axis: Markup = ""
-        for tick in scale.ticks(ticks) {
+        let ticks = scale.ticks(ticks)
+        for (tick, label) in zip(ticks, labels(ticks)) {
             let x = scale(tick)
+            let text = (signed && tick > 0 ? "+" : "") + label + unit
+            // One that would stand out beyond the axis ends with it.
+            let isLast = x + Double(text.count) * 3.1 > scale.end + 8
             axis += "<path class=\"gridline\" d=\"M\(x) \(bottom)V\(top)\"/>"
-            axis += "<text x=\"\(x)\" y=\"\(bottom + 13)\" text-anchor=\"middle\">\(label(tick))</text>\n"
+            axis += """
+                <text x="\(isLast ? scale.end + 8 : x)" y="\(bottom + 13)" \
+                text-anchor="\(isLast ? "end" : "middle")">\(text)</text>
+
+                """
         }
         return axis + "<path class=\"axis\" d=\"M\(scale.start) \(bottom)H\(scale.end)\"/>\n"
     }
 
     /// Tick labels to the left of `left`, and grid lines from there to `right`.
     public static func verticalAxis(
-        _ scale: Scale, left: Double, right: Double, ticks: Int = 5, label: (Double) -> String = { short($0) }
+        _ scale: Scale, left: Double, right: Double, ticks: Int = 5
     ) -> Markup {
         var axis: Markup = ""
-        for tick in scale.ticks(ticks) {
+        let ticks = scale.ticks(ticks)
+        for (tick, label) in zip(ticks, labels(ticks)) {
             let y = scale(tick)
             axis += "<path class=\"gridline\" d=\"M\(left) \(y)H\(right)\"/>"
-            axis += "<text x=\"\(left - 5)\" y=\"\(y + 4)\" text-anchor=\"end\">\(label(tick))</text>\n"
+            axis += "<text x=\"\(left - 5)\" y=\"\(y + 4)\" text-anchor=\"end\">\(label)</text>\n"
         }
         return axis
     }
@@ -101,6 +120,20 @@ public enum Drawing {
             path += index == 0 ? "M\(point.x) \(point.y)" : "L\(point.x) \(point.y)"
         }
         return points.isEmpty || !closed ? path : path + "Z"
+    }
+
+    /// What to write at the ticks of an axis: in few characters where that tells them apart, else with as many digits as
+    /// it takes.
+    public static func labels(_ ticks: [Double]) -> [String] {
+        let candidates = [ticks.map(short)] + (0...6).map { decimals in ticks.map { precise($0, decimals) } }
+        return candidates.first { Set($0).count == ticks.count } ?? ticks.map { "\($0)" }
+    }
+
+    private static func precise(_ value: Double, _ decimals: Int) -> String {
+        guard abs(value) < 1e18 else { return "\(value)" }
+        let text = fixed(abs(value), decimals)
+        let whole = UInt64(text.prefix { $0 != "." }) ?? 0
+        return (value < 0 ? "-" : "") + grouped(whole) + text.drop { $0 != "." }
     }
 
     /// A number in few characters: `950`, `1.2k`, `35k`, `1.5M`, `0.25`.

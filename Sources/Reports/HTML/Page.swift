@@ -41,7 +41,8 @@ public struct Page: Sendable {
     }
 
     /// Classes for what is in a body: `scroll` (a box that scrolls sideways), `muted`, `wrong`, `good`; `grid` (cards
-    /// side by side where there is room) and `pair` (two larger ones) with `figure`s in them; in drawings `axis`, `tick`,
+    /// side by side where there is room) and `pair` (two larger ones) with `figure`s in them, `wide` (one that fills a column of
+    /// text); in drawings `axis`, `tick`,
     /// `gridline`, and for data `s0` to `s7`, filled with `fill` or drawn with `line`.
     private static let style: Markup = """
         :root { color-scheme: light dark;
@@ -75,7 +76,8 @@ public struct Page: Sendable {
         th { font-weight: 600; color: var(--muted); border-bottom-width: 2px; white-space: normal; vertical-align: bottom; }
         th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
           background: var(--paper); }
-        @media (max-width: 40rem) { td:first-child { white-space: normal; overflow-wrap: break-word; min-width: 8.5rem; } }
+        @media (max-width: 40rem) { td:first-child { white-space: normal; overflow-wrap: break-word; min-width: 7.5rem; }
+          th, td { padding: .2rem .3rem; } td small { white-space: normal; } }
         tbody tr:hover { background: var(--soft); }
         dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: .5rem 0; }
         dt { color: var(--muted); }
@@ -85,6 +87,7 @@ public struct Page: Sendable {
           margin: 1rem 0; }
         figure { margin: 0; padding: .75rem; background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
           min-width: 0; }
+        .wide { max-width: 46rem; }
         figcaption { font-size: .875rem; color: var(--muted); margin: .1rem 0 .4rem; }
         .legend { display: flex; flex-wrap: wrap; gap: .25rem 1rem; font-size: .875rem; margin: .5rem 0; }
         .legend svg { width: .8rem; height: .8rem; display: inline-block; vertical-align: -.05rem; margin-right: .35rem; }
