@@ -9,7 +9,7 @@ START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.tx
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check clean always
+.PHONY: demo build history test fuzz inject guest lint bench-loop bench-start bench-check clean always
 
 demo: build
 	build/vmtally demo
@@ -29,6 +29,10 @@ INPUTS ?= 10000000
 fuzz:
 	VMTALLY_FUZZ=$(INPUTS) $(SWIFT) test -c release --scratch-path .build-fuzz -Xswiftc -enable-testing \
 		-Xswiftc -assert-config -Xswiftc Debug --filter FuzzTests
+
+# Each system call of a run fails once, in each way: docs/reliability.md.
+inject: build
+	scripts/inject
 
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity

@@ -56,7 +56,8 @@ let package = Package(
             name: "MachineTests",
             dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport", "TestSupport"]),
         .testTarget(
-            name: "FuzzTests", dependencies: ["Machine", "SeededRandom", "CTestSupport"], exclude: ["Corpus"]),
+            name: "FuzzTests",
+            dependencies: ["BootRecords", "Machine", "Reports", "SeededRandom", "CTestSupport"], exclude: ["Corpus"]),
         .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
         .testTarget(name: "LinuxGuestTests", dependencies: ["Machine", "SeededRandom", "TestSupport"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),

@@ -62,6 +62,9 @@ public final class BootTrace {
         close(pipe)
     }
 
+    /// The instance's folder.
+    public var path: String { instance.path }
+
     /// Where a process that is to be followed writes its own number before it starts the VMM.
     public var processFile: String { instance.path + "/set_event_pid" }
 
@@ -128,9 +131,9 @@ public final class BootTrace {
         try counts("kvm_userspace_exit")
     }
 
-    /// VM exits by the guest's RIP.
+    /// VM exits by the guest's RIP; none when some found no room.
     public func addresses() throws(TraceError) -> [UInt64: UInt64] {
-        let histogram = try instance.histograms("kvm_exit").first { $0.keys == ["guest_rip"] }
+        let histogram = try instance.histograms("kvm_exit").first { $0.keys == ["guest_rip"] && $0.dropped == 0 }
         return histogram?.entries.reduce(into: [:]) { sums, entry in
             if let address = entry.keys.first { sums[address, default: 0] += entry.count }
         } ?? [:]
@@ -143,6 +146,11 @@ public final class BootTrace {
         var dropped: UInt64 = 0
         for histogram in try instance.histograms(event) {
             if histogram.keys == [Self.reasonKey[event]] {
+                guard histogram.dropped == 0 else {
+                    throw TraceError(
+                        cause: "\(event): the kernel's histogram lost \(histogram.dropped) events",
+                        remedy: "a count that is not whole is not shown")
+                }
                 for entry in histogram.entries where entry.keys.count == 1 {
                     byReason[entry.keys[0], default: 0] += entry.count
                 }

@@ -99,8 +99,9 @@ func share(_ part: UInt64, _ whole: UInt64) -> String {
     whole == 0 ? "" : fixed(100 * Double(part) / Double(whole), 1) + " %"
 }
 
-/// A number with so many decimals.
+/// A number of at least 0 with so many decimals; one that is too large for that, or none, as Swift writes it.
 func fixed(_ value: Double, _ decimals: Int) -> String {
+    guard value < 1e15 else { return "\(value)" }
     var scale: UInt64 = 1
     for _ in 0..<decimals {
         scale *= 10

@@ -159,6 +159,9 @@ struct OutputFile: ~Copyable {
     }
 }
 
+/// Bytes of a JSON file that is read: more than a recording of 10,000 boots has.
+let documentLimit = 256 << 20
+
 private func reason(_ path: String) -> String {
     "\(path): \(String(cString: strerror(errno)))"
 }

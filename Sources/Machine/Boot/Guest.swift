@@ -26,6 +26,14 @@ public enum Guest {
         }
     }
 
+    /// The image of its program or kernel.
+    var bytes: UnsafeRawBufferPointer {
+        switch self {
+        case .bareMetal(let bytes), .multiboot(let bytes, _): bytes
+        case .linux(let images): images.kernel
+        }
+    }
+
     var isLinux: Bool {
         if case .linux = self { true } else { false }
     }
@@ -54,6 +62,16 @@ enum LoadedGuest {
     case multiboot(Multiboot)
 
     init(_ guest: Guest, into memory: GuestMemory, cpus: Int, tables: ACPITables) throws(MachineError) {
+        do throws(MachineError) {
+            try self.init(loading: guest, into: memory, cpus: cpus, tables: tables)
+        } catch {
+            throw ImageKind.explain(error, guest.bytes)
+        }
+    }
+
+    private init(
+        loading guest: Guest, into memory: GuestMemory, cpus: Int, tables: ACPITables
+    ) throws(MachineError) {
         switch guest {
         case .bareMetal(let bytes):
             let image = try lifted { () throws(ImageError) in try ELF64(bytes) }
@@ -63,6 +81,7 @@ enum LoadedGuest {
         case .multiboot(let bytes, let commandLine):
             self = .multiboot(
                 try Multiboot(bytes, commandLine: commandLine, name: "vmtally", into: memory, tables: tables))
+            _ = MPTable(cpus: cpus, hasPIC: tables.fixedHardware).write(to: memory)
         }
     }
 

@@ -9,11 +9,13 @@ struct OwnBoot {
     let setup: BootSetup
     /// KVM's vendor module.
     let backend: String
-    /// Signals that end it.
-    let signals: [Int32]
 
-    /// - Parameter name: tells apart the traces of this process.
-    func run(_ name: String) throws -> BootOutcome {
+    /// - Parameters:
+    ///   - name: tells apart the traces of this process.
+    ///   - stoppable: gets what calls the boot off.
+    func run(
+        _ name: String, _ stoppable: (@escaping @Sendable (Int32) -> Void) -> Void
+    ) throws -> BootOutcome {
         var configuration = MachineConfiguration()
         configuration.cpus = setup.cpus
         configuration.memoryMiB = setup.memoryMiB
@@ -22,7 +24,6 @@ struct OwnBoot {
         configuration.serial = .capture
         configuration.devices.console = setup.console.device
         configuration.timeoutMilliseconds = max(1, Int(setup.timeout * 1000))
-        configuration.endingSignals = signals
         configuration.bootMarker.text = setup.markerText.map { Array($0.utf8) } ?? []
         configuration.bootMarker.endsRun = !setup.wantsLog
         // A text on the console stops no histogram in the kernel.
@@ -39,6 +40,7 @@ struct OwnBoot {
             machine = try Machine(
                 configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: setup.commandLine)))
         }
+        stoppable(machine.interrupt)
         let result = try machine.run()
         let console = String(decoding: machine.output.captured, as: UTF8.self)
         if case .interrupted(let signal) = result.end {
@@ -103,6 +105,10 @@ extension BootOutcome {
         let kvm = ReasonVocabulary.kvm
         let hardware = backend == "kvm_amd" ? ReasonVocabulary.svm : .vmx
         guard let begin = trace.begin ?? (userspace.series + (exits?.series ?? [])).map(\.time).min() else { return }
+        let dropped = userspace.droppedFromSeries + (exits?.droppedFromSeries ?? 0)
+        if dropped > 0 {
+            remark = "no exits over time or by phase: the kernel's histogram lost \(dropped)"
+        }
         func relative(_ counts: BootTrace.Counts, _ vocabulary: ReasonVocabulary) -> [(
             reason: String, time: UInt64, count: UInt64
         )] {
@@ -113,9 +119,13 @@ extension BootOutcome {
                 )
             }
         }
-        userspaceSeries = relative(userspace, kvm)
+        if dropped == 0 {
+            userspaceSeries = relative(userspace, kvm)
+        }
         guard let exits else { return }
-        hardwareSeries = relative(exits, hardware)
+        if dropped == 0 {
+            hardwareSeries = relative(exits, hardware)
+        }
         addresses = try trace.addresses()
         self.hardware = BootRun.Exits(
             source: "kvm_exit", total: exits.byReason.values.reduce(0, +),
