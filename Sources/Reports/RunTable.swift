@@ -101,11 +101,11 @@ func share(_ part: UInt64, _ whole: UInt64) -> String {
 
 /// A number of at least 0 with so many decimals; one that is too large for that, or none, as Swift writes it.
 func fixed(_ value: Double, _ decimals: Int) -> String {
-    guard value < 1e15 else { return "\(value)" }
     var scale: UInt64 = 1
     for _ in 0..<decimals {
         scale *= 10
     }
+    guard value * Double(scale) < 1e18 else { return "\(value)" }
     let scaled = UInt64((max(0, value) * Double(scale)).rounded())
     guard decimals > 0 else { return "\(scaled)" }
     let fraction = String(scaled % scale)
