@@ -9,7 +9,12 @@ START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.tx
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
+<<<<<<< HEAD
 .PHONY: demo build history test fuzz inject guest lint bench-loop bench-start bench-check clean always
+=======
+.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check examples install uninstall deb tarball \
+	clean clean-cache always
+>>>>>>> main
 
 demo: build
 	build/vmtally demo
@@ -37,7 +42,7 @@ inject: build
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity
 	@scripts/require test
-	@Lab/run --prepare svm vmx svm-b || [ -z "$$CI" ]
+	@Lab/run --prepare svm vmx || [ -z "$$CI" ]
 	$(SWIFT) test
 	@scripts/require history
 	$(SWIFT) test --package-path History --scratch-path .build-history
@@ -69,8 +74,35 @@ bench-start: build build/vmtally-benchmarks
 bench-check: build build/vmtally-benchmarks
 	build/vmtally-benchmarks --check loop accounting start
 
+# Builds and runs what is in Examples.
+examples: build
+	@scripts/require examples
+	PATH="$(CURDIR)/build:$$PATH" Examples/check
+
+# Packaging/README.md: what lies where. Root need not build: `make build history`, then `sudo make install`.
+PREFIX ?= /usr/local
+staged = $(if $(and $(wildcard build/vmtally),$(wildcard build/vmtally-history)),,history)
+install: $(staged)
+	Packaging/stage build/stage
+	install -m 755 Packaging/install.sh build/stage/
+	build/stage/install.sh --prefix $(PREFIX) $(if $(DESTDIR),--destdir $(DESTDIR))
+
+uninstall:
+	Packaging/install.sh --uninstall --prefix $(PREFIX) $(if $(DESTDIR),--destdir $(DESTDIR))
+
+# Debian packages, and the same programs for everybody else: build/deb and build/vmtally-*.tar.gz.
+deb: history
+	Packaging/deb
+
+tarball: history
+	Packaging/tarball
+
 lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
 
 clean:
-	rm -rf .build .build-static .build-fuzz .build-history build
+	rm -rf .build .build-static .build-fuzz .build-history .build-manual build
+
+# What the lab, the guest and the packages' tests have fetched: kernels, and the chroots of Packaging/try.
+clean-cache:
+	rm -rf "$${VMTALLY_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/vmtally}"

@@ -7,6 +7,7 @@ let package = Package(
         .library(name: "KVM", targets: ["KVM"]),
         .library(name: "ExitStats", targets: ["ExitStats"]),
         .library(name: "BootRecords", targets: ["BootRecords"]),
+        .library(name: "Rendering", targets: ["Rendering"]),
         .library(name: "Reports", targets: ["Reports"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
@@ -14,54 +15,86 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2")
     ],
     targets: [
+        .target(name: "CLinux"),
         .target(name: "CLinuxKVM"),
-        .target(name: "KVM", dependencies: ["CLinuxKVM"]),
+        .target(name: "Linux", dependencies: ["CLinux"]),
+        .target(name: "KVM", dependencies: ["CLinux", "CLinuxKVM", "Linux"]),
+        .target(name: "GuestCode", dependencies: ["Linux"]),
         .target(name: "ExitStats"),
         .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
         .target(name: "TestSupport", path: "Tests/Support"),
-        .target(name: "HostView"),
+        .target(name: "HostView", dependencies: ["ExitStats"]),
         .target(name: "SeededRandom"),
-        .target(name: "BootRecords", dependencies: ["SeededRandom"]),
+        .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
             name: "vmtally-fidelity",
             dependencies: [
-                "KVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests", "TestSupport",
+                "Bench", "CLinuxKVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests",
+                "TestSupport",
             ],
             path: "Tests/Fidelity"
         ),
-        .target(name: "Machine", dependencies: ["KVM", "ExitStats", "SeededRandom"]),
-        .target(name: "Reports", dependencies: ["BootRecords", "KVM", "ExitStats", "Machine"]),
+        .target(name: "Machine", dependencies: ["CLinux", "CLinuxKVM", "ExitStats", "GuestCode", "KVM", "Linux"]),
+        .target(
+            name: "Bench",
+            dependencies: ["CLinux", "CLinuxKVM", "ExitStats", "KVM", "Linux", "Machine", "SeededRandom"]),
+        .target(
+            name: "Boots",
+            dependencies: [
+                "BootRecords", "ExitStats", "GuestCode", "HostView", "KVM", "Linux", "Machine", "SeededRandom",
+            ]),
+        .target(name: "Rendering"),
+        .target(
+            name: "Reports",
+            dependencies: ["Bench", "BootRecords", "ExitStats", "GuestCode", "HostView", "KVM", "Machine", "Rendering"]),
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "BootRecords", "KVM", "ExitStats", "HostView", "Machine", "Reports", "SeededRandom", "ProbeImage",
+                "Bench", "BootRecords", "Boots", "GuestCode", "HostView", "KVM", "Linux", "Machine", "ProbeImage",
+                "Reports",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
         .target(name: "CBenchmarks", path: "Benchmarks/CBenchmarks"),
         .executableTarget(
             name: "vmtally-benchmarks",
-            dependencies: ["CBenchmarks", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Reports"],
+            dependencies: [
+                "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "HostView", "KVM", "Machine", "Rendering",
+            ],
             path: "Benchmarks/Harness"),
-        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "SeededRandom"]),
+        .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "ExitStats", "SeededRandom"]),
         .testTarget(name: "CodegenTests"),
-        .testTarget(name: "HostViewTests", dependencies: ["HostView"]),
-        .testTarget(name: "KVMTests", dependencies: ["KVM"]),
-        .testTarget(name: "ExitStatsTests", dependencies: ["ExitStats", "SeededRandom"]),
+        .testTarget(name: "HostViewTests", dependencies: ["ExitStats", "HostView"]),
+        .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
+        .testTarget(name: "KVMTests", dependencies: ["CLinux", "KVM", "Linux"]),
+        .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(
             name: "MachineTests",
-            dependencies: ["Machine", "KVM", "ExitStats", "ProbeImage", "CTestSupport", "TestSupport"]),
+            dependencies: [
+                "Bench", "CLinux", "CLinuxKVM", "CTestSupport", "ExitStats", "GuestCode", "KVM", "Linux", "Machine",
+                "ProbeImage",
+                "TestSupport",
+            ]),
         .testTarget(
             name: "FuzzTests",
+<<<<<<< HEAD
             dependencies: ["BootRecords", "Machine", "Reports", "SeededRandom", "CTestSupport"], exclude: ["Corpus"]),
+=======
+            dependencies: ["CLinuxKVM", "CTestSupport", "GuestCode", "Machine", "SeededRandom"],
+            exclude: ["Corpus"]),
+>>>>>>> main
         .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
-        .testTarget(name: "LinuxGuestTests", dependencies: ["Machine", "SeededRandom", "TestSupport"]),
-        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CVMTally"]),
-        .testTarget(name: "ReportsTests", dependencies: ["Reports", "BootRecords", "KVM", "ExitStats"]),
+        .testTarget(
+            name: "LinuxGuestTests",
+            dependencies: ["GuestCode", "KVM", "Machine", "SeededRandom", "TestSupport"]),
+        .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CTestSupport", "CVMTally"]),
+        .testTarget(
+            name: "ReportsTests",
+            dependencies: ["BootRecords", "ExitStats", "HostView", "KVM", "Rendering", "Reports"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -14,6 +14,7 @@ let package = Package(
             name: "vmtally-history",
             dependencies: [
                 .product(name: "BootRecords", package: "vmtally"),
+                .product(name: "Rendering", package: "vmtally"),
                 .product(name: "Reports", package: "vmtally"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "GRDB", package: "GRDB.swift"),

@@ -63,8 +63,8 @@ struct LoopBenchmark {
         let machine = try guest.elf.withUnsafeBytes { try Machine(configuration, elf: $0) }
         let result = try machine.run()
         let expected = configuration.countsExits ? UInt64(guest.chunks * (guest.exits + 8) + 1) : 0
-        guard case .exited(status: 1) = result.end, result.total.total.count == expected else {
-            throw BenchmarkError("the guest ended with \(result.end) after \(result.total.total.count) exits")
+        guard case .exited(status: 1) = result.end, result.total.total == expected else {
+            throw BenchmarkError("the guest ended with \(result.end) after \(result.total.total) exits")
         }
         return machine.output.captured
     }

@@ -1,8 +1,9 @@
 import CBenchmarks
 import FoundationEssentials
 import Glibc
+import HostView
 import KVM
-import Reports
+import Rendering
 
 /// A benchmark could not be run.
 struct BenchmarkError: Error, CustomStringConvertible {

@@ -1,3 +1,5 @@
+import Rendering
+
 /// A series of measurements, described by what outliers do not move.
 struct Series {
     let sorted: [Double]

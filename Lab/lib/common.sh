@@ -5,7 +5,10 @@
 readonly STATUS_TIMEOUT=124 STATUS_LAB=125
 
 # All grounds, in the order of their start-up time.
-readonly GROUNDS=(svm svm-b vmx)
+readonly GROUNDS=(svm vmx)
+
+# What apt said less than this time ago (in minutes) is believed.
+readonly FRESH_MINUTES=1440
 
 note() { printf 'lab: %s\n' "$*" >&2; }
 
@@ -45,10 +48,10 @@ requirements() {
     echo 'xz-utils /usr/bin/xz'
     echo 'util-linux /usr/bin/flock'
     case $1 in
-    svm)
+    svm-old) # where the newer QEMU cannot be had
         echo 'qemu-system-x86 /usr/bin/qemu-system-x86_64'
         ;;
-    vmx | svm-b)
+    vmx)
         echo 'bochs /usr/bin/bochs'
         echo 'bochs-term /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so'
         echo 'bochsbios /usr/share/bochs/BIOS-bochs-latest'

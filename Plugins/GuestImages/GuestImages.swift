@@ -16,6 +16,7 @@ struct GuestImages: BuildToolPlugin {
         let shared =
             try files(in: guests.appending(path: "Runtime"))
             + files(in: guests.appending(path: "Runtime/include"))
+            + files(in: guests.appending(path: "include"))
             + files(in: package.appending(path: "Sources/ExitStats/Leaf"))
         // No more of the environment than this: a change of it would build the guests anew.
         var environment = try ["SWIFTC": "swiftc", "CLANG": "clang", "LLD": "lld"].mapValues {

@@ -160,19 +160,19 @@ public struct BootComparison: Sendable {
         let hardware = Statistics.median(before.compactMap { $0.hardware.map { Double($0.total) } })
         let userspace = Statistics.median(before.map { Double($0.userspace.total) })
         let runs = before + after
-        let reasonsAreKnown = runs.allSatisfy { $0.hardware?.byReason != nil }
+        let reasonsAreKnown = runs.allSatisfy { $0.hardware?.byName != nil }
         add(.total, "VM exits", whole: hardware, judged: !reasonsAreKnown) { $0.hardware.map { Double($0.total) } }
         add(.total, "VM exits less the host's interrupts", whole: hardware) { $0.guestExits.map { Double($0) } }
         add(.total, "userspace exits", whole: userspace) { Double($0.userspace.total) }
         add(.time, "time to the marker, ms", whole: 0, judged: false) { Double($0.nanoseconds) / 1e6 }
-        for name in Self.names(runs, { $0.hardware?.byReason }) {
+        for name in Self.names(runs, { $0.hardware?.byName }) {
             add(.hardware, name, whole: hardware, judged: !BootRun.hostReasons.contains(name)) { run in
-                run.hardware?.byReason.map { Double($0[name] ?? 0) }
+                run.hardware?.byName.map { Double($0[name] ?? 0) }
             }
         }
-        for name in Self.names(runs, { $0.userspace.byReason }) {
+        for name in Self.names(runs, { $0.userspace.byName }) {
             add(.userspace, name, whole: userspace) { run in
-                run.userspace.byReason.map { Double($0[name] ?? 0) }
+                run.userspace.byName.map { Double($0[name] ?? 0) }
             }
         }
         // Edges of phases are times: what lies on which side of one is partly chance, so they are shown only.
@@ -213,8 +213,8 @@ public struct BootComparison: Sendable {
             remarks.append("\(recording.label) was cut off: not all of its boots were made")
         }
         differ(
-            "VM exits counted by", before.runs[0].hardware?.source ?? "nobody",
-            after.runs[0].hardware?.source ?? "nobody")
+            "VM exits counted by", before.runs[0].hardware?.source.rawValue ?? "nobody",
+            after.runs[0].hardware?.source.rawValue ?? "nobody")
         return remarks
     }
 
@@ -241,8 +241,8 @@ public struct BootComparison: Sendable {
             }
         }
         look("VM exits") { $0.hardware != nil }
-        look("VM exits by reason") { $0.hardware?.byReason != nil }
-        look("userspace exits by reason") { $0.userspace.byReason != nil }
+        look("VM exits by reason") { $0.hardware?.vocabulary != nil }
+        look("userspace exits by reason") { $0.userspace.vocabulary != nil }
         return reasons
     }
 
@@ -281,7 +281,7 @@ extension BootRun {
 
     /// VM exits without the host's own; nil where no reasons are known.
     public var guestExits: UInt64? {
-        hardware?.byReason.map { reasons in
+        hardware?.byName.map { reasons in
             reasons.reduce(0) { Self.hostReasons.contains($1.key) ? $0 : $0 &+ $1.value }
         }
     }

@@ -1,3 +1,4 @@
+import ExitStats
 import FoundationEssentials
 
 /// Boots as they were recorded: schema `vmtally.boot/1` (docs/boot-protocol.md). Integers; names are the kernel's.
@@ -198,26 +199,6 @@ public struct BootConfiguration: Codable, Equatable, Sendable {
 
 /// One boot.
 public struct BootRun: Codable, Equatable, Sendable {
-    /// Exits to the marker, its own included.
-    public struct Exits: Codable, Equatable, Sendable {
-        /// Who counted: `vmtally`, `kvm_stats`, `kvm_exit` or `kvm_userspace_exit` (tracepoints), `kernel_patch`.
-        public var source: String
-        public var total: UInt64
-        /// By the kernel's name; absent where only the total is known.
-        public var byReason: [String: UInt64]?
-
-        enum CodingKeys: String, CodingKey {
-            case source, total
-            case byReason = "by_reason"
-        }
-
-        public init(source: String, total: UInt64, byReason: [String: UInt64]?) {
-            self.source = source
-            self.total = total
-            self.byReason = byReason
-        }
-    }
-
     /// VM exits between two messages of the kernel's log.
     public struct Phase: Codable, Equatable, Sendable {
         public var name: String
@@ -243,9 +224,10 @@ public struct BootRun: Codable, Equatable, Sendable {
     public var index: Int
     /// From the first KVM_RUN to the marker, ns.
     public var nanoseconds: UInt64
-    public var userspace: Exits
+    /// Exits to the marker, its own included.
+    public var userspace: ExitCounts
     /// Absent where nothing counts them.
-    public var hardware: Exits?
+    public var hardware: ExitCounts?
     public var phases: [Phase]?
 
     enum CodingKeys: String, CodingKey {
@@ -254,7 +236,7 @@ public struct BootRun: Codable, Equatable, Sendable {
         case hardware = "vm_exits"
     }
 
-    public init(index: Int, nanoseconds: UInt64, userspace: Exits, hardware: Exits?, phases: [Phase]?) {
+    public init(index: Int, nanoseconds: UInt64, userspace: ExitCounts, hardware: ExitCounts?, phases: [Phase]?) {
         self.index = index
         self.nanoseconds = nanoseconds
         self.userspace = userspace

@@ -36,12 +36,15 @@ public struct ExitCounts: Equatable, Sendable {
             self.buckets = buckets
         }
 
+        /// Exits that ended, as far as a histogram tells.
+        public var ended: UInt64 { buckets.reduce(0, &+) }
+
         /// The duration that the given share of exits does not exceed, TSC cycles, within 1.6 %; nil without a
         /// histogram, or with an empty one.
         ///
         /// - Parameter share: 0 to 1, 0.99 for the 99th percentile.
         public func percentile(_ share: Double) -> UInt64? {
-            let exits = buckets.reduce(0, &+)
+            let exits = ended
             guard exits > 0 else { return nil }
             let rank = UInt64((min(max(0, share), 1) * Double(exits)).rounded(.up))
             var seen: UInt64 = 0
@@ -53,6 +56,36 @@ public struct ExitCounts: Equatable, Sendable {
                 }
             }
             return range?.upperBound
+        }
+
+        fileprivate func adding(_ other: Times) -> Times {
+            var sum = Times(cycles: cycles &+ other.cycles)
+            if !buckets.isEmpty, !other.buckets.isEmpty {
+                sum.buckets = zip(buckets, other.buckets).map { $0 &+ $1 }
+            }
+            switch (range, other.range) {
+            case (let own?, let others?):
+                sum.range = min(own.lowerBound, others.lowerBound)...max(own.upperBound, others.upperBound)
+            // No range: none has ended, or nobody keeps the shortest and longest.
+            case (let known?, nil), (nil, let known?): sum.range = known
+            case (nil, nil): break
+            }
+            return sum
+        }
+
+        /// Shortest and longest are those of the buckets, within what is known exactly.
+        fileprivate func subtracting(_ earlier: Times) -> Times {
+            var rest = Times(cycles: cycles &- earlier.cycles)
+            guard !buckets.isEmpty, !earlier.buckets.isEmpty else { return rest }
+            rest.buckets = zip(buckets, earlier.buckets).map { $0 &- $1 }
+            if let lowest = rest.buckets.firstIndex(where: { $0 > 0 }),
+                let highest = rest.buckets.lastIndex(where: { $0 > 0 })
+            {
+                let lower = CycleHistogram.lowerBound(of: lowest)
+                let upper = CycleHistogram.upperBound(of: highest)
+                rest.range = range.map { $0.clamped(to: lower...upper) } ?? lower...upper
+            }
+            return rest
         }
     }
 
@@ -83,7 +116,7 @@ public struct ExitCounts: Equatable, Sendable {
     public init(source: Source, vocabulary: TallyFeatures.Vocabulary, reasons: [Reason]) {
         self.source = source
         self.vocabulary = vocabulary
-        self.reasons = reasons.sorted { ($0.code.map(UInt64.init) ?? .max) < ($1.code.map(UInt64.init) ?? .max) }
+        self.reasons = reasons.sorted { Self.order($0) < Self.order($1) }
         total = reasons.reduce(0) { $0 &+ $1.count }
     }
 
@@ -95,6 +128,11 @@ public struct ExitCounts: Equatable, Sendable {
         reasons = []
     }
 
+    /// What nobody has counted yet: the start of a sum.
+    public static func none(of source: Source, _ vocabulary: TallyFeatures.Vocabulary) -> ExitCounts {
+        ExitCounts(source: source, vocabulary: vocabulary, reasons: [])
+    }
+
     /// TSC cycles of all reasons; nil where one of them is not timed, or no reason is known.
     public var cycles: UInt64? {
         guard vocabulary != nil else { return nil }
@@ -104,9 +142,69 @@ public struct ExitCounts: Equatable, Sendable {
         }
     }
 
+    /// Exits of all reasons and their cycles, 0 where these are not known: as the tally leaves give them.
+    public var pair: TallyPair { TallyPair(count: total, cycles: cycles ?? 0) }
+
+    /// One reason's exits; nil when it has not happened.
+    public subscript(code: UInt32) -> Reason? {
+        reasons.first { $0.code == code }
+    }
+
     /// The kernel's name of a reason's code; `other` for codes without a counter of their own.
     public func name(of reason: Reason) -> String {
-        guard let vocabulary, let code = reason.code else { return "other" }
+        guard let vocabulary, let code = reason.code else { return Self.otherName }
         return ReasonVocabulary.vocabulary(vocabulary).name(code)
+    }
+
+    static let otherName = "other"
+
+    /// Counts by the kernel's names; nil where only the total is known.
+    public var byName: [String: UInt64]? {
+        guard vocabulary != nil else { return nil }
+        return reasons.reduce(into: [:]) { $0[name(of: $1), default: 0] &+= $1.count }
+    }
+}
+
+extension ExitCounts {
+    /// Together with another vCPU's, another machine's or another run's. Of another vocabulary only the total is left.
+    public func adding(_ other: ExitCounts) -> ExitCounts {
+        guard let vocabulary, vocabulary == other.vocabulary else {
+            return ExitCounts(source: source, total: total &+ other.total)
+        }
+        let all = (reasons + other.reasons).sorted { Self.order($0) < Self.order($1) }
+        let merged = all.reduce(into: [] as [Reason]) { merged, reason in
+            guard let last = merged.last, last.code == reason.code else { return merged.append(reason) }
+            var sum = last
+            sum.count &+= reason.count
+            sum.times = last.times.flatMap { times in reason.times.map(times.adding) }
+            merged[merged.count - 1] = sum
+        }
+        return ExitCounts(source: source, vocabulary: vocabulary, reasons: merged)
+    }
+
+    /// What happened since an earlier reading of the same counters.
+    public func difference(since earlier: ExitCounts) -> ExitCounts {
+        guard let vocabulary, vocabulary == earlier.vocabulary else {
+            return ExitCounts(source: source, total: total &- earlier.total)
+        }
+        return ExitCounts(
+            source: source, vocabulary: vocabulary,
+            reasons: reasons.compactMap { reason in
+                guard let before = earlier.reasons.first(where: { $0.code == reason.code }) else { return reason }
+                guard reason.count != before.count else { return nil }
+                return Reason(
+                    code: reason.code, count: reason.count &- before.count,
+                    times: reason.times.flatMap { times in before.times.map(times.subtracting) })
+            })
+    }
+
+    /// Ascending codes, what has none last.
+    fileprivate static func order(_ reason: Reason) -> UInt64 { reason.code.map(UInt64.init) ?? .max }
+}
+
+extension Sequence<ExitCounts> {
+    /// All of them together; nil without any.
+    public func sum() -> ExitCounts? {
+        reduce(nil as ExitCounts?) { sum, counts in sum.map { $0.adding(counts) } ?? counts }
     }
 }

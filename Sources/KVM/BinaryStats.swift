@@ -1,4 +1,6 @@
+import CLinuxKVM
 import Glibc
+import Linux
 
 /// KVM's own counters of a machine or a vCPU, by `KVM_GET_STATS_FD` (kvm/api.rst 4.133, Linux 5.14).
 ///

@@ -1,3 +1,4 @@
+import CLinuxKVM
 import Glibc
 
 /// The binary statistics format, apart from where the bytes come from. Nothing in the bytes is trusted: every size,

@@ -1,3 +1,6 @@
+import CLinux
+import CLinuxKVM
+
 /// What KVM answers a guest's CPUID from a vCPU's table. All function names are those of arch/x86/kvm/cpuid.c; the
 /// rules are the same from Linux 6.1 to 6.18.
 extension CPUIDTable {

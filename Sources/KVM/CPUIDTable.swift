@@ -1,4 +1,6 @@
+import CLinuxKVM
 import Glibc
+import Linux
 
 /// The CPUID entries of a vCPU, or those that KVM could give one.
 public struct CPUIDTable: Equatable, Sendable {

@@ -1,3 +1,5 @@
+import CLinuxKVM
+
 /// A `KVM_CAP_*`: something that a kernel's KVM may or may not offer (kvm/api.rst 4.4).
 ///
 /// Known by number rather than by the build host's header, so that one binary asks any kernel. Numbers are the kernel's

@@ -1,4 +1,5 @@
 @_exported import CLinuxKVM
+import CLinux
 
 /// A system call that failed: which, with what, and what to do about it.
 public struct KVMError: Error, Equatable, CustomStringConvertible, Sendable {

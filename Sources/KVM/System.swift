@@ -1,4 +1,7 @@
+import CLinux
+import CLinuxKVM
 import Glibc
+import Linux
 
 /// `/dev/kvm`: what this host offers, and the way to a virtual machine (kvm/api.rst 4.1 to 4.5).
 public struct System: ~Copyable, Sendable {

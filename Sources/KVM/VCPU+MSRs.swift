@@ -1,4 +1,6 @@
+import CLinuxKVM
 import Glibc
+import Linux
 
 extension VCPU {
     /// The values of MSRs, in the order of `indices` (4.18).

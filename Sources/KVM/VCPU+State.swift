@@ -1,3 +1,4 @@
+import CLinuxKVM
 import Glibc
 
 /// Registers and events. All of them are the state between two `run()`s.

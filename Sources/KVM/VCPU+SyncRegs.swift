@@ -1,3 +1,5 @@
+import CLinuxKVM
+
 /// Registers that KVM copies to and from the run page, which saves an ioctl each (kvm/api.rst 5, `kvm_valid_regs`).
 ///
 /// Needs `KVM_CAP_SYNC_REGS`, whose value is the set that a kernel knows.

@@ -1,4 +1,7 @@
+import CLinux
+import CLinuxKVM
 import Glibc
+import Linux
 
 /// A virtual processor. Its ioctls belong to one thread at a time; only `requestExit(runPage:)` is for others.
 public struct VCPU: ~Copyable, @unchecked Sendable {

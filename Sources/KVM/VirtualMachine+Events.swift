@@ -1,3 +1,5 @@
+import CLinux
+import CLinuxKVM
 import Glibc
 
 /// Ports or physical memory.

@@ -1,3 +1,4 @@
+import CLinuxKVM
 import Glibc
 
 /// A run of MSRs and which of them the guest may access without the VMM.

@@ -1,3 +1,4 @@
+import CLinuxKVM
 import Glibc
 
 extension VirtualMachine {

@@ -1,4 +1,6 @@
+import CLinuxKVM
 import Glibc
+import Linux
 import Synchronization
 
 /// A virtual machine: its memory, its interrupt controllers, its vCPUs. Any thread may use it.

@@ -1,7 +1,10 @@
+import CLinux
 import CLinuxKVM
 import ExitStats
 import Glibc
+import GuestCode
 import KVM
+import Linux
 import Synchronization
 
 /// What to build a machine from.
@@ -25,10 +28,14 @@ public struct MachineConfiguration: Sendable {
     public var endingSignals: [Int32] = []
     /// When the guest's boot is over.
     public var bootMarker = BootMarkerConfiguration()
+    /// Share the counters with the guest, read-only, where KVM can.
+    public var tallyPage = true
     /// Tally exits by the guest's RIP as well.
     public var talliesByRIP = false
-    /// What the guest of `vmtally bench` finds.
-    var bench: BenchHost?
+    /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
+    package var hasPCTimers = false
+    /// Of a bare-metal guest.
+    package var `extension`: (any MachineExtension)?
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
 
@@ -60,6 +67,7 @@ public final class Machine {
     private let host: HostAnswers
     private let vm: SharedVM
     private let memory: GuestMemory
+    let page: TallyPage?
     private let control: RunControl
     private let devices: MachineDevices
     private let vcpus: [RunningVCPU]
@@ -95,17 +103,19 @@ public final class Machine {
         let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
         let trial = asks ? try BreakpointTrial(system, table) : nil
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
+        let page = configuration.tallyPage && system.check(.readOnlyMem) > 0 ? try TallyPage(cpus: cpus) : nil
+        self.page = page
         let boot = try LoadedGuest(
             guest, into: memory, cpus: cpus,
             tables: ACPITables(
                 cpus: cpus, uart: configuration.devices.console == .serial, virtio: configuration.devices.virtio,
-                fixedHardware: configuration.devices.acpi == .full))
-        // The bench's guest programs the PIT and the TSC deadline timer.
-        let isPC = guest.isPC || configuration.bench != nil && configuration.irqchip != .none
+                fixedHardware: configuration.devices.acpi == .full, tallyPage: page?.range))
+        let isPC = guest.isPC || configuration.hasPCTimers && configuration.irqchip != .none
         vm = SharedVM(try lifted { () throws(KVMError) in try system.createVM() })
-        try Self.prepare(vm.machine, configuration, memory, pins: splitPins, isPC: isPC, isTest: guest.isTest)
+        try Self.prepare(vm.machine, configuration, memory, page, pins: splitPins, isPC: isPC, isTest: guest.isTest)
         plan = try LiveCPUIDPlan(
-            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host
+            configuration.liveCPUID, sites: boot.sites, searches: configuration.cpuidSites, cpus: cpus, host: host,
+            tableLoads: { [memory] limit in DescriptorTableLoads.find(in: memory, boot.identityMapped, limit: limit) }
         ) { () throws(MachineError) in
             if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
@@ -122,18 +132,22 @@ public final class Machine {
             ? try MachineDevices(
                 pc: configuration.devices, cpus: cpus, splitPins: splitPins, isTest: guest.isTest, output: output,
                 memory: memory, vm: vm, control: control, marker: marker)
-            : MachineDevices(bareMetal: output, marker: marker, bench: configuration.bench)
+            : MachineDevices(bareMetal: output, marker: marker, extension: configuration.extension)
         if isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
             irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP,
+<<<<<<< HEAD
             isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets)
+=======
+            page: page?.registers ?? CPUIDRegisters())
+>>>>>>> main
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
-            for _ in 0..<cpus {
-                tallies.append(try Tally())
+            for index in 0..<cpus {
+                tallies.append(try TallyPage.tally(vcpu: index, page))
             }
             return tallies
         }
@@ -145,6 +159,7 @@ public final class Machine {
         self.vcpus = vcpus
         self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
+        try page?.publish(TallyPageHeader(vcpus: UInt32(cpus), tscKHz: tscKHz, vocabulary: .kvm, boot: 1))
         statistics = KernelStatistics(vm.machine) { visit in
             for vcpu in vcpus {
                 visit(vcpu.loop.vcpu)
@@ -166,7 +181,7 @@ public final class Machine {
 
     /// Creates the VM and loads the guest from a file.
     public convenience init(_ configuration: MachineConfiguration, path: String) throws(MachineError) {
-        let image = try FileImage(path: path)
+        let image = try lifted { () throws(SystemError) in try FileImage(path: path) }
         try self.init(configuration, elf: image.bytes)
     }
 
@@ -181,8 +196,12 @@ public final class Machine {
         let irqchip: Bool
         let ioAPIC: IOAPIC?
         let talliesByRIP: Bool
+<<<<<<< HEAD
         let isPC: Bool
         let tripleFaultResets: Bool
+=======
+        let page: CPUIDRegisters
+>>>>>>> main
     }
 
     private static func makeVCPU(
@@ -193,11 +212,11 @@ public final class Machine {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
-            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz)
+            let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz, page: parts.page)
             var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
             try vcpu.setCPUID(
                 parts.table.forGuest(
-                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves))
+                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves, page: parts.page))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
             if rips != nil {
@@ -220,8 +239,10 @@ public final class Machine {
 
     /// Runs the guest to its end.
     public func run() throws(MachineError) -> RunResult {
-        configuration.bench?.attach(
-            vm, memory, tallies, host, ring: vcpus.first?.loop.vcpu.coalescedRing, statistics: statistics)
+        configuration.extension?.attach(
+            MachineParts(
+                vm: vm, memory: memory, tallies: tallies, host: host, ring: vcpus.first?.loop.vcpu.coalescedRing,
+                statistics: statistics))
         let before = statistics.read()
         let start = monotonicNanoseconds()
         let end = try runThreads()
@@ -230,21 +251,28 @@ public final class Machine {
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
             anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
-            hardware: HardwareExits(kernel, host),
+            hardware: host.exits(kernel), time: VCPUTime(statistics: kernel.counter),
             boot: marker.note.map { note in
                 let kernel = note.kernel.difference(since: before)
                 return BootReading(
                     nanoseconds: note.nanoseconds - start,
-                    userspace: note.tallies.reduce(into: TallySnapshot()) { $0.merge($1) },
-                    kernel: kernel, hardware: HardwareExits(kernel, host))
+                    userspace: note.tallies.sum() ?? .none(of: .vmm, .kvm),
+                    kernel: kernel, hardware: host.exits(kernel))
             },
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
                 unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
+<<<<<<< HEAD
                 readings: vcpus.flatMap { $0.loop.rare.interposer.readings }),
             withheldMessages: devices.messages.withheld)
+=======
+                readings: vcpus.flatMap { $0.loop.rare.interposer.readings },
+                meaningless: vcpus.map { $0.loop.rare.interposer.meaningless }.reduce(into: [:]) {
+                    $0.merge($1, uniquingKeysWith: +)
+                }))
+>>>>>>> main
     }
 
     private func ripSnapshot() -> RIPSnapshot? {
@@ -260,7 +288,7 @@ public final class Machine {
                 anchors.append(.init(symbol: "entry_SYSCALL_64", address: address))
             }
             if let special = try? vcpu.loop.vcpu.specialRegisters(),
-                let address = LinearMemory(memory: memory, special: special).generalProtectionHandler(vcpu.loop.vcpu)
+                let address = LinearMemory(memory: memory, special: special).faultGate()?.handler
             {
                 anchors.append(.init(symbol: "asm_exc_general_protection", address: address))
             }
@@ -288,7 +316,7 @@ public final class Machine {
     }
 
     /// Ends the run from another thread, as its timeout would.
-    func stop() {
+    package func stop() {
         control.finish(.timeout)
     }
 
@@ -304,9 +332,17 @@ public final class Machine {
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {
+<<<<<<< HEAD
         let signals = try EndingSignals(configuration.endingSignals)
         devices.input?.begin()
         var helpers: [(loop: EventLoop, thread: Thread)] = []
+=======
+        let signals = try lifted { () throws(SystemError) in try EndingSignals(configuration.endingSignals) }
+        var helper: Thread?
+        if let loop = devices.loop {
+            helper = try lifted { () throws(SystemError) in try Thread(name: "devices") { loop.run() } }
+        }
+>>>>>>> main
         defer {
             MachineDevices.stop(helpers)
             devices.input?.restore()
@@ -319,7 +355,7 @@ public final class Machine {
         let ownDescriptors = devices.loops.isEmpty
         var threads: [Thread] = []
         for vcpu in vcpus {
-            do throws(MachineError) {
+            do throws(SystemError) {
                 threads.append(
                     try Thread(name: "vcpu\(vcpu.loop.index)") {
                         if ownDescriptors {
@@ -332,7 +368,7 @@ public final class Machine {
             } catch {
                 control.finish(.timeout)
                 threads.forEach { $0.join() }
-                throw error
+                throw .system(error)
             }
         }
         let deadline = deadline(milliseconds: configuration.timeoutMilliseconds)
@@ -346,8 +382,9 @@ public final class Machine {
     }
 
     private static func prepare(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory, pins: Int?,
-        isPC: Bool, isTest: Bool
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ memory: GuestMemory,
+        _ page: TallyPage?,
+        pins: Int?, isPC: Bool, isTest: Bool
     ) throws(MachineError) {
         do throws(KVMError) {
             // Intel hosts without unrestricted guest want three pages below the BIOS for themselves.
@@ -373,6 +410,7 @@ public final class Machine {
                     slot: 1, guestAddress: GuestMemory.holeEnd, size: memory.size - memory.lowSize,
                     host: memory.host + Int(memory.lowSize))
             }
+            try page?.map(into: vm)
         } catch {
             throw .kvm(error)
         }
@@ -382,19 +420,20 @@ public final class Machine {
     private static func sendToUserspace(
         _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
     ) throws(MachineError) {
-        let msrs = configuration.userspaceMSRs + (plan.watchesFaulting ? FaultingMSRs.ranges : [])
+        var filter = configuration.userspaceMSRs.map { range in
+            MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
+        }
+        if plan.watchesFaulting {
+            filter += FaultingMSRs.filter
+        }
         do throws(KVMError) {
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))
             }
-            if !msrs.isEmpty {
+            if !filter.isEmpty {
                 try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
-                try vm.setMSRFilter(
-                    defaultAllow: true,
-                    ranges: msrs.map { range in
-                        MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
-                    })
+                try vm.setMSRFilter(defaultAllow: true, ranges: filter)
             }
         } catch {
             throw .kvm(error)

@@ -1,5 +1,7 @@
 import ExitStats
+import GuestCode
 import KVM
+import Linux
 
 /// Why a machine could not be built. What a guest does once it runs is no error of ours: see ``RunEnd``.
 public enum MachineError: Error, CustomStringConvertible, Sendable {
@@ -12,7 +14,7 @@ public enum MachineError: Error, CustomStringConvertible, Sendable {
     /// An option makes no sense on this host.
     case configuration(String)
     /// A system call other than KVM's failed.
-    case system(call: String, errno: Int32)
+    case system(SystemError)
     case tally(TallyMemoryError)
 
     public var description: String {
@@ -21,21 +23,29 @@ public enum MachineError: Error, CustomStringConvertible, Sendable {
         case .memory(let text): "guest memory: \(text)"
         case .image(let error): "guest image: \(error)"
         case .configuration(let text): text
-        case .system(let call, let errno): "\(call): \(describe(errno: errno))"
+        case .system(let error): "\(error)"
         case .tally(let error): "\(error)"
         }
     }
 }
 
+extension MachineError {
+    static func system(call: String, errno: Int32) -> MachineError { .system(SystemError(call, errno: errno)) }
+}
+
 /// Runs what throws one of the lower modules' errors, as ``MachineError``.
-func lifted<Result: ~Copyable>(_ body: () throws(KVMError) -> Result) throws(MachineError) -> Result {
+package func lifted<Result: ~Copyable>(_ body: () throws(KVMError) -> Result) throws(MachineError) -> Result {
     do throws(KVMError) { return try body() } catch { throw .kvm(error) }
 }
 
-func lifted<Result>(_ body: () throws(ImageError) -> Result) throws(MachineError) -> Result {
+package func lifted<Result>(_ body: () throws(ImageError) -> Result) throws(MachineError) -> Result {
     do throws(ImageError) { return try body() } catch { throw .image(error) }
 }
 
-func lifted<Result>(_ body: () throws(TallyMemoryError) -> Result) throws(MachineError) -> Result {
+package func lifted<Result: ~Copyable>(_ body: () throws(SystemError) -> Result) throws(MachineError) -> Result {
+    do throws(SystemError) { return try body() } catch { throw .system(error) }
+}
+
+package func lifted<Result>(_ body: () throws(TallyMemoryError) -> Result) throws(MachineError) -> Result {
     do throws(TallyMemoryError) { return try body() } catch { throw .tally(error) }
 }

@@ -1,6 +1,9 @@
 import ArgumentParser
+import Bench
 import BootRecords
 import Glibc
+import HostView
+import Linux
 import Machine
 import ProbeImage
 import Reports

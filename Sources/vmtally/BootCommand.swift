@@ -1,6 +1,9 @@
 import ArgumentParser
 import BootRecords
+import Boots
 import Glibc
+import GuestCode
+import HostView
 import Machine
 import Reports
 
@@ -109,8 +112,10 @@ struct BootCommand: ParsableCommand {
         let file = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let host = HostIdentity(tscKHz: 0)
+        let isQuiet = quiet
         let session = BootSession(
-            setups: setups, runs: runs, seed: seed, backend: host.backend, symbols: symbols, quiet: quiet)
+            setups: setups, runs: runs, seed: seed, symbols: symbols,
+            progress: { line in if !isQuiet { warn(line) } }, report: { line in warn(line) })
         try session.prepare()
         try session.run(parallel: parallel)
         var recording = BootRecording(
@@ -178,21 +183,4 @@ struct BootCommand: ParsableCommand {
     }
 }
 
-/// The presets' consoles.
-enum BootConsole: String, ExpressibleByArgument, CaseIterable {
-    case virtio
-    case serial
-    case none
-
-    init?(argument: String) {
-        self.init(rawValue: argument == "8250" ? "serial" : argument)
-    }
-
-    var device: DeviceConfiguration.Console {
-        switch self {
-        case .virtio: .virtio
-        case .serial: .serial
-        case .none: .none
-        }
-    }
-}
+extension BootConsole: ExpressibleByArgument {}

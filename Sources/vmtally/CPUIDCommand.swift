@@ -1,4 +1,5 @@
 import ArgumentParser
+import HostView
 import KVM
 import Reports
 

@@ -1,6 +1,7 @@
 import ArgumentParser
 import BootRecords
 import Glibc
+import Linux
 import Machine
 import Reports
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import HostView
 import KVM
 import Machine
 import Reports

@@ -1,6 +1,9 @@
 import ArgumentParser
 import Glibc
+import GuestCode
+import HostView
 import KVM
+import Linux
 import Machine
 import Reports
 
@@ -58,6 +61,9 @@ struct RunCommand: ParsableCommand {
             "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host, or off: a snapshot from before the start."
     )
     var liveCpuid = LiveCPUIDMode.auto
+
+    @Option(help: "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off.")
+    var tallyPage = OnOff.on
 
     @Option(
         help: """
@@ -131,6 +137,7 @@ struct RunCommand: ParsableCommand {
         configuration.cpus = cpus
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
+        configuration.tallyPage = tallyPage == .on
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = EndingSignal.all
@@ -168,6 +175,9 @@ struct RunCommand: ParsableCommand {
             for site in result.leaf.unfound {
                 warn("vmtally: --cpuid-site \(site): no CPUID instruction was seen there")
             }
+            if !result.leaf.meaningless.isEmpty {
+                warn("vmtally: \(Self.advice(meaningless: result.leaf.meaningless))")
+            }
             warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
         }
         if statsJson != nil {
@@ -179,6 +189,7 @@ struct RunCommand: ParsableCommand {
         throw ExitCode(result.end.exitStatus)
     }
 
+<<<<<<< HEAD
     /// What is written must not be what is read.
     private func checkFiles() throws {
         var files = NamedFiles()
@@ -207,6 +218,16 @@ struct RunCommand: ParsableCommand {
         text.hasSuffix(",ro")
             ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
             : DeviceConfiguration.Disk(path: text, isReadOnly: false)
+=======
+    /// What to say of a guest that asked for leaves without a meaning.
+    static func advice(meaningless leaves: [UInt32: UInt64]) -> String {
+        let count = leaves.values.reduce(0, +)
+        let names = leaves.keys.sorted().map { "0x" + String($0, radix: 16, uppercase: true) }
+        let listed = names.prefix(4).joined(separator: ", ") + (names.count > 4 ? ", ..." : "")
+        return "the guest asked \(count == 1 ? "once" : "\(count) times") for tally leaves without a meaning here "
+            + "(\(listed)) and got zeros: its program may follow another kernel's layout of the leaves; "
+            + "docs/cpuid-abi.md has a table of them"
+>>>>>>> main
     }
 
     private var devices: DeviceConfiguration {

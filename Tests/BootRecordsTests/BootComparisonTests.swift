@@ -1,3 +1,4 @@
+import ExitStats
 import Testing
 
 @testable import BootRecords
@@ -84,7 +85,7 @@ struct BootComparisonTests {
 
     @Test func whatSomeRunsLackIsSaid() {
         var runs = Samples.boots(10, seed: 2)
-        runs[3].hardware?.byReason = nil
+        runs[3].hardware = ExitCounts(source: .statistics, total: 3000)
         runs[4].hardware = nil
         let comparison = Self.compare(Samples.boots(10, seed: 1), runs)
         #expect(

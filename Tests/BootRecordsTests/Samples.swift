@@ -1,3 +1,4 @@
+import ExitStats
 import SeededRandom
 
 @testable import BootRecords
@@ -27,8 +28,8 @@ enum Samples {
     ) -> BootRun {
         BootRun(
             index: index, nanoseconds: 2_000_000_000 + UInt64(index) * 1000,
-            userspace: .init(source: "vmtally", total: userspace.values.reduce(0, +), byReason: userspace),
-            hardware: .init(source: "kvm_exit", total: hardware.values.reduce(0, +), byReason: hardware), phases: nil)
+            userspace: ExitCounts(source: .vmm, byName: userspace),
+            hardware: ExitCounts(source: .vmExitTracepoint, byName: hardware), phases: nil)
     }
 
     /// Boots like those of Linux on kvm-amd: some reasons always the same, some not, one a matter of the host's time.

@@ -8,12 +8,24 @@ struct TallyLeafTests {
         "a leaf and subleaf ask for",
         arguments: [
             (0x4FFF_FF00, 0, .signature), (0x4FFF_FF01, 9, .features), (0x4FFF_FFFF, 0, .total(.machine)),
-            (0x4FFF_FFFF, 1, .total(.vcpu)), (0x4FFF_FFFF, 2, .undefinedScope), (0x4FFF_FFFE, 2, .reasonCount(2)),
-            (0x4FFF_FFFD, 0xFFFF_FFFF, .reason(0xFFFF_FFFF)), (0x4FFF_FF02, 0, .reserved), (0x4FFF_FFFC, 0, .reserved),
+            (0x4FFF_FFFF, 1, .total(.machine)), (0x4FFF_FFFF, 0x8000_0000, .total(.machine)),
+            (0x4FFF_FF02, 0, .total(.vcpu)), (0x4FFF_FF02, 0xFFFF_FFFF, .total(.vcpu)), (0x4FFF_FF03, 1, .page),
+            (0x4FFF_FFFE, 2, .reasonCount(2)), (0x4FFF_FFFD, 0xFFFF_FFFF, .reason(0xFFFF_FFFF)),
+            (0x4FFF_FF04, 0, .reserved(0x4FFF_FF04)), (0x4FFF_FFFC, 0, .reserved(0x4FFF_FFFC)),
             (0x4FFF_FEFF, 0, nil), (0x5000_0000, 0, nil), (0, 0, nil),
         ] as [(UInt32, UInt32, TallyQuery?)])
     func query(leaf: UInt32, subleaf: UInt32, expected: TallyQuery?) {
         #expect(TallyQuery(leaf: leaf, subleaf: subleaf) == expected)
+    }
+
+    /// What a reader asks, by the version that leaf 0x4FFFFF01 gave: hosts of version 1 are read too.
+    @Test(
+        arguments: [
+            (1, .machine, 0x4FFF_FFFF, 0), (1, .vcpu, 0x4FFF_FFFF, 1), (2, .machine, 0x4FFF_FFFF, 0),
+            (2, .vcpu, 0x4FFF_FF02, 0), (3, .vcpu, 0x4FFF_FF02, 0),
+        ] as [(UInt32, TallyScope, UInt32, UInt32)])
+    func questionByVersion(version: UInt32, scope: TallyScope, leaf: UInt32, subleaf: UInt32) {
+        #expect(scope.question(version: version) == (leaf, subleaf))
     }
 
     @Test("the signature is the bytes VMTallyExits, and the highest leaf")
@@ -50,8 +62,10 @@ struct TallyLeafTests {
     @Test("features survive the registers")
     func features() {
         let features = TallyFeatures(flags: [.live, .perReason], tscKHz: 2_700_000, vocabulary: .svm)
-        #expect(features.registers == CPUIDRegisters(eax: 1, ebx: 3, ecx: 2_700_000, edx: 2))
+        #expect(features.registers == CPUIDRegisters(eax: 2, ebx: 3, ecx: 2_700_000, edx: 2))
         #expect(TallyFeatures(features.registers) == features)
-        #expect(TallyFeatures(CPUIDRegisters(eax: 2, edx: 77)).vocabulary == nil)
+        #expect(TallyFeatures(CPUIDRegisters(eax: 3, edx: 77)).vocabulary == nil)
+        let bits: [TallyFeatures.Flags] = [.live, .perReason, .perVCPU, .beganLate, .page]
+        #expect(bits.map(\.rawValue) == [1, 2, 4, 8, 16])
     }
 }

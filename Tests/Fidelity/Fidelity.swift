@@ -1,23 +1,36 @@
-import CLinuxKVM
 import ExitStats
 import Glibc
 import Machine
 import ProbeImage
 import Reports
 import TestGuests
+@testable import Bench
 
 /// Checks of the tally against KVM's own counts, on whatever host this runs: the lab's emulated ones above all.
 ///
-///     vmtally-fidelity [--expect MODE] [--scale N]
+///     vmtally-fidelity [--expect MODE] [--scale N] [--only page]
 ///
-/// MODE is what live CPUID must be: `fault+sites`, `sites` or `snapshot`. N divides the numbers of exits.
+/// MODE is what live CPUID must be: `fault+sites`, `sites` or `snapshot`. N divides the numbers of exits, and of readings.
+/// With `--only page` nothing but the readings of the tally page is tried, with 1, 2 and 4 vCPUs.
 @main
 enum Fidelity {
     static func main() {
         var checks = Checks()
         let arguments = Arguments(CommandLine.arguments.dropFirst())
+        let readings = 10_000_000 / UInt64(arguments.scale)
+        if arguments.only == "page" {
+            for cpus in [1, 2, 4] {
+                checks.run("page readings") { checks throws in
+                    try PageReadings(cpus: cpus, readings: readings).check(&checks)
+                }
+            }
+            checks.finish()
+        }
         checks.run("exact counts") { checks throws in try ExactCounts(scale: arguments.scale).check(&checks) }
         checks.run("demo guest") { checks throws in try demo(expecting: arguments.mode, &checks) }
+        checks.run("page readings") { checks throws in
+            try PageReadings(cpus: 1, readings: readings).check(&checks)
+        }
         checks.run("CPUID walk") { checks throws in try cpuidWalk(&checks) }
         checks.run("bench") { checks throws in try bench(&checks) }
         checks.finish()
@@ -52,7 +65,7 @@ enum Fidelity {
             var configuration = MachineConfiguration()
             configuration.cpus = cpus
             configuration.serial = .capture
-            configuration.timeoutMilliseconds = 120_000
+            configuration.timeoutMilliseconds = 3_600_000
             let machine = try Machine(configuration, elf: ProbeImage.elf)
             let result = try machine.run()
             guard let probe = ProbeReport(serial: machine.output.captured) else {
@@ -75,7 +88,7 @@ enum Fidelity {
     private static func cpuidWalk(_ checks: inout Checks) throws {
         var configuration = MachineConfiguration()
         configuration.serial = .capture
-        configuration.timeoutMilliseconds = 120_000
+        configuration.timeoutMilliseconds = 3_600_000
         let machine = try Machine(configuration, elf: TestGuests.cpuidWalk)
         guard machine.plan.name != "host", machine.plan.isLive else {
             return checks.skip("CPUID walk", because: machine.plan.shortfall ?? "KVM answers every leaf itself")
@@ -99,11 +112,13 @@ struct Unexpected: Error, CustomStringConvertible {
 struct Arguments {
     private(set) var mode: String?
     private(set) var scale: UInt32 = 1
+    private(set) var only: String?
 
     init(_ words: ArraySlice<String>) {
         for (word, value) in zip(words, words.dropFirst()) {
             switch word {
             case "--expect": mode = value
+            case "--only": only = value
             case "--scale": scale = max(1, UInt32(value) ?? 1)
             default: break
             }

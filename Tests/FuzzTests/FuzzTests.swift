@@ -5,7 +5,7 @@ import Glibc
 import Reports
 import SeededRandom
 import Testing
-
+@testable import GuestCode
 @testable import Machine
 
 /// Everything that a hostile file or guest can hand to the VMM, many times over: `make fuzz`.

@@ -1,7 +1,6 @@
 import Foundation
 import SeededRandom
 import Testing
-
 @testable import Machine
 
 extension SplitMix64 {

@@ -1,5 +1,4 @@
 import SeededRandom
-
 @testable import Machine
 
 /// One virtio device, driven by a driver that makes mistakes.

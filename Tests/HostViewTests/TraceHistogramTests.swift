@@ -1,3 +1,4 @@
+import ExitStats
 import Testing
 
 @testable import HostView
@@ -66,5 +67,26 @@ struct TraceHistogramTests {
         ] as [(String, UInt64?)])
     func times(line: String, time: UInt64?) {
         #expect(BootTrace.time(of: "kvm_pio", in: line[...]) == time)
+    }
+
+    @Test(
+        "the tracepoint itself tells the vocabulary, or that there is none",
+        arguments: [(1, .vmx), (2, .svm), (3, nil)] as [(Int, TallyFeatures.Vocabulary?)])
+    func vocabulary(isa: Int, vocabulary: TallyFeatures.Vocabulary?) throws {
+        let exits = TracedExits(
+            .vmExitTracepoint,
+            TraceHistogram.parse(
+                """
+                # trigger info: hist:keys=exit_reason,isa:vals=hitcount
+                { exit_reason:         12, isa:          \(isa) } hitcount:          5
+                { exit_reason:         30, isa:          \(isa) } hitcount:          2
+                    Dropped: 0
+                # trigger info: hist:keys=exit_reason,common_timestamp.buckets=1000000:vals=hitcount
+                { exit_reason:         12, common_timestamp: ~ 2550000000-2550999999 } hitcount:          5
+                    Dropped: 7
+                """))
+        #expect(exits.counts.vocabulary == vocabulary && exits.counts.total == 7)
+        #expect(exits.counts[12]?.count == (vocabulary == nil ? nil : 5))
+        #expect(exits.series.map(\.time) == [2_550_000_000] && exits.droppedFromSeries == 7)
     }
 }

@@ -1,7 +1,7 @@
 import Glibc
 import Testing
-
 @testable import KVM
+@testable import Linux
 
 /// A statistics file as a kernel might give it, made up in memory.
 struct StatsFile {

@@ -1,6 +1,5 @@
 import Glibc
 import Testing
-
 @testable import KVM
 
 /// The answers of `CPUIDTable.answer` against those that KVM gives a guest, over leaves in and out of every class.

@@ -1,6 +1,5 @@
 import Glibc
 import Testing
-
 @testable import KVM
 
 /// Why the tests that need /dev/kvm cannot run here; nil where they can.

@@ -1,7 +1,7 @@
 import Glibc
 import Testing
-
 @testable import KVM
+@testable import Linux
 
 @Suite struct KVMErrorTests {
     @Test(

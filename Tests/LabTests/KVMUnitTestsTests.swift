@@ -1,10 +1,11 @@
 import Foundation
+import TestSupport
 import Testing
 
 /// kvm-unit-tests' x86/*.flat, unchanged, against this VMM. No Debian package has them: KVM_UNIT_TESTS names the folder
 /// where they have been built.
 @Suite(
-    "kvm-unit-tests",
+    "kvm-unit-tests", .ownThread,
     .enabled(if: KVMUnitTests.folder != nil, "KVM_UNIT_TESTS=FOLDER is not given: where make has built x86/*.flat"))
 struct KVMUnitTestsTests {
     /// What passes in a ground, and on how many processors.

@@ -1,4 +1,6 @@
 import Foundation
+import TestSupport
+import Testing
 
 /// What the tests in emulated hosts have in common.
 enum Lab {
@@ -25,10 +27,14 @@ enum Lab {
         if let absent = made.first(where: { !FileManager.default.fileExists(atPath: $0) }) {
             return "\(absent) is not there: make test makes it"
         }
-        let tools = ["qemu-system-x86_64", "bochs", "genisoimage"]
-        let absent = tools.filter { !FileManager.default.isExecutableFile(atPath: "/usr/bin/\($0)") }
-        return absent.isEmpty || getuid() == 0 ? nil : "not installed: \(absent.joined(separator: ", "))"
+        // Root has the lab install what it lacks.
+        let grounds = (try? run(path("Lab/run"), ["--list"]).output) ?? ""
+        let isThere = grounds.matches(of: /(svm|vmx) +ready/).count == 2
+        return isThere || getuid() == 0 ? nil : "a ground lacks packages: Lab/run --list"
     }()
+
+    /// Seconds of wall clock after which a host in the lab is taken to hang. No test judges how long one takes.
+    static let hang = 3600
 
     /// Runs a program to its end. Those that boot an emulated host have time limits of their own.
     static func run(_ program: String, _ arguments: [String]) throws -> (status: Int32, output: String) {
@@ -49,7 +55,7 @@ enum Lab {
     ///
     /// - Parameter files: names in the host's root, and where they are here.
     static func boot(
-        _ ground: String, script: String, _ arguments: [String], files: [String: String] = [:], seconds: Int = 400
+        _ ground: String, script: String, _ arguments: [String], files: [String: String] = [:], seconds: Int = hang
     ) throws -> String {
         let all = [
             "bin/vmtally": path("build/vmtally"), "guest/vmlinuz": path("build/guest/vmlinuz"),
@@ -63,5 +69,18 @@ enum Lab {
                 + all.flatMap { ["--file", $0.value + "=/" + $0.key] }
                 + ["--script", path("Tests/LabTests/Scripts/" + script), "--"] + arguments
         ).output
+    }
+}
+
+extension TemporaryFolder {
+    /// Compiles a program of Scripts; its path.
+    func compile(_ source: String, _ options: String, named name: String? = nil) throws -> String {
+        let program = path + "/" + (name ?? String(source.split(separator: ".")[0]))
+        let compiler = try Lab.run(
+            "/usr/bin/env",
+            ["cc", Lab.path("Tests/LabTests/Scripts/" + source), "-o", program]
+                + options.split(separator: " ").map(String.init))
+        try #require(compiler.status == 0, "\(compiler.output)")
+        return program
     }
 }

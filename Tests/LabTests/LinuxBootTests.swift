@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 /// Debian's kernel as a guest on real kvm-amd and kvm-intel: emulated hosts (docs/lab.md), the guest of `make guest`.
-@Suite("Linux in the lab", .serialized, .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"))
+@Suite("Linux in the lab", .ownThread, .serialized, .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"))
 struct LinuxBootTests {
     /// A boot of boot.sh, and what must come of it.
     struct Boot: CustomTestStringConvertible, Sendable {
@@ -79,7 +79,7 @@ struct LinuxBootTests {
     func manyProcessors() throws {
         try check(
             Boot(name: "serial-64", cpus: 64, limit: 100_000),
-            Self.sections(try Lab.boot("svm", script: "boot.sh", ["64"], seconds: 1800)))
+            Self.sections(try Lab.boot("svm", script: "boot.sh", ["64"], seconds: 3 * Lab.hang)))
     }
 
     private func check(_ boot: Boot, _ sections: [String: String]) throws {
@@ -175,6 +175,7 @@ struct LinuxBootTests {
 
     /// A boot with live CPUID.
     struct Live: CustomTestStringConvertible, Sendable {
+        let ground: String
         let cpus: Int
         let append: String
         /// The kernel's own CPUID is live as well, by its name; else it tells what KVM answers.
@@ -182,27 +183,49 @@ struct LinuxBootTests {
 
         var pti: Bool { append.contains("pti=on") }
         var kaslr: Bool { !append.contains("nokaslr") }
-        var testDescription: String { "\(cpus) vCPU(s) \(append)" }
+        var testDescription: String { "\(ground) \(cpus) vCPU(s) \(append)" }
     }
 
     @Test(
         "live CPUID disturbs nothing: Debian's cpuid, our probe, and a program that tries",
-        arguments: [
-            Live(cpus: 1, append: "pti=off", kernelIsLive: true),
-            Live(cpus: 4, append: "pti=on nokaslr", kernelIsLive: false),
-        ])
+        arguments: ["svm", "vmx"].flatMap { ground in
+            [
+                Live(ground: ground, cpus: 1, append: "pti=off", kernelIsLive: true),
+                Live(ground: ground, cpus: 4, append: "pti=on nokaslr", kernelIsLive: false),
+            ]
+        })
     func live(boot: Live) throws {
         try check(boot)
+    }
+
+    /// Whether a guest is armed in time must not hang on luck: with `VMTALLY_SLOW_TESTS` 50 boots of each, else two.
+    @Test("every boot of Linux under kvm-amd reads the tally live, and dies of nothing", arguments: ["6.1", "6.12"])
+    func everyBoot(kernel: String) throws {
+        let times = Lab.isPatient ? 50 : 2
+        let output = try Lab.boot(
+            "svm", script: "boots.sh", ["\(times)", "/vmlinuz", "1", "2", "4"],
+            files: ["vmlinuz": "kernel:" + kernel], seconds: Lab.hang * times)
+        var boots = 0
+        for match in output.matches(of: /boot .* status ([0-9]+) readings (.*) ([0-9]+) answered live (.*)/) {
+            let readings = match.2.split(separator: " ").compactMap { UInt64($0.dropFirst(2), radix: 16) }
+            #expect(match.1 == "0" && match.4.isEmpty, "\(match.0)")
+            #expect(readings.count == 3 && readings.sorted() == readings && Set(readings).count == 3, "\(match.0)")
+            #expect(match.3 == "3", "\(match.0)")
+            boots += 1
+        }
+        #expect(boots == 3 * times, "\(output)")
     }
 
     /// The other half of page-table isolation on and off, KASLR on and off.
     @Test(
         "live CPUID disturbs nothing: the rest of the product",
         .enabled(if: Lab.isPatient, "VMTALLY_SLOW_TESTS is not set: two boots of minutes"),
-        arguments: [
-            Live(cpus: 4, append: "pti=on", kernelIsLive: true),
-            Live(cpus: 4, append: "pti=off nokaslr", kernelIsLive: false),
-        ])
+        arguments: ["svm", "vmx"].flatMap { ground in
+            [
+                Live(ground: ground, cpus: 4, append: "pti=on", kernelIsLive: true),
+                Live(ground: ground, cpus: 4, append: "pti=off nokaslr", kernelIsLive: false),
+            ]
+        })
     func liveRest(boot: Live) throws {
         try check(boot)
     }
@@ -213,8 +236,9 @@ struct LinuxBootTests {
         // 32-bit, without a C library.
         let compat = try folder.compile("compat.c", "-m32 -O1 -static -nostdlib -fno-pic -no-pie -fno-stack-protector")
         let output = try Lab.boot(
-            "vmx", script: "live.sh", ["\(boot.cpus)", boot.append, boot.kernelIsLive ? "kernel-live" : "kernel-same"],
-            files: ["stress": stress, "compat": compat])
+            boot.ground, script: "live.sh",
+            ["\(boot.cpus)", boot.append, boot.kernelIsLive ? "kernel-live" : "kernel-same"],
+            files: ["stress": stress, "compat": compat].merging(try folder.tallyPagePrograms()) { $1 })
         let readings = output.matches(of: /0x4fffffff 0x00: (eax=.*)/).map { String($0.1) }
         #expect(readings.count == 3 && Set(readings).count == 3, "\(output)")
         #expect(output.contains("\n0 failed") && !output.contains("FAILED"), "\(output)")
@@ -227,7 +251,9 @@ struct LinuxBootTests {
         // The probe: exit status of CMD, one that is not there, its two formats, one vCPU's own total.
         #expect(output.contains("probe 7") && output.contains("probe killed 143"), "\(output)")
         #expect(output.contains("probe without a command 127"), "\(output)")
-        #expect(output.contains("live; userspace exits (KVM_EXIT_*"), "\(output)")
+        #expect(output.contains("live, by the tally page; userspace exits (KVM_EXIT_*"), "\(output)")
+        #expect(output.contains("live, by CPUID; userspace exits (KVM_EXIT_*"), "\(output)")
+        try TallyPageLabTests.check(output, live: true)
         #expect(output.matches(of: /"scope":"vcpu","total":{"count":[0-9]+/).count == 2, "\(output)")
         #expect(output.contains("total of this vCPU"), "\(output)")
         // An interrupt is two MMIO exits, a request one more where no ioeventfd takes it.
@@ -236,18 +262,5 @@ struct LinuxBootTests {
         let (requests, interrupts, exits) = (Int(dd.1) ?? 0, Int(dd.2) ?? 0, Int(dd.3) ?? 0)
         #expect(requests > 0 && interrupts > 0, "\(output)")
         #expect(exits == interrupts * 2 + (boot.kernelIsLive ? requests : 0), "\(output)")
-    }
-}
-
-extension TemporaryFolder {
-    /// Compiles a program of Scripts; its path.
-    fileprivate func compile(_ source: String, _ options: String) throws -> String {
-        let program = path + "/" + source.split(separator: ".")[0]
-        let compiler = try Lab.run(
-            "/usr/bin/env",
-            ["cc", Lab.path("Tests/LabTests/Scripts/" + source), "-o", program]
-                + options.split(separator: " ").map(String.init))
-        try #require(compiler.status == 0, "\(compiler.output)")
-        return program
     }
 }

@@ -1,7 +1,6 @@
 import SeededRandom
 import Synchronization
 import Testing
-
 @testable import Machine
 
 @Suite("Devices")

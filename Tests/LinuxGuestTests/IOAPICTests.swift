@@ -2,7 +2,6 @@ import KVM
 import SeededRandom
 import Synchronization
 import Testing
-
 @testable import Machine
 
 @Suite("I/O APIC")

@@ -1,6 +1,6 @@
 import SeededRandom
 import Testing
-
+@testable import GuestCode
 @testable import Machine
 
 @Suite("Linux loaders")
@@ -59,15 +59,6 @@ struct LoaderTests {
         if offset == 0x230 { kernel.set(3 as UInt32, at: 0x230) }
         let error = #expect(throws: ImageError.self) { try BzImage(kernel.buffer) }
         #expect(error.map { "\($0)".contains(message) } == true, "\(String(describing: error))")
-    }
-
-    @Test("a kernel that may move goes low when RAM is short; one that may not is refused")
-    func placement() throws {
-        var kernel = SyntheticKernel()
-        let memory = try boot(kernel, mebibytes: 8)
-        #expect(memory.load(UInt8.self, at: 0x20_0001) == kernel.bytes[SyntheticKernel.codeStart + 1])
-        kernel.bytes[0x234] = 0
-        #expect(throws: MachineError.self) { try boot(kernel, mebibytes: 8) }
     }
 
     @Test("initrd and command line that do not fit are refused")
@@ -182,6 +173,36 @@ struct ACPITests {
         let x2APIC = all.filter { $0.type == 9 }.map { Int($0.bytes[4]) | Int($0.bytes[5]) << 8 }
         #expect(local + x2APIC == Array(0..<cpus))
         #expect(x2APIC.allSatisfy { $0 >= 255 } && all.count == cpus + 2)
+    }
+
+    @Test(
+        "the tally page is reserved in the memory map, and in the DSDT a device that says where it is",
+        arguments: [true, false])
+    func tallyPage(isThere: Bool) throws {
+        let memory = try GuestMemory(mebibytes: 64)
+        let range: Range<UInt64> = 0xE000_0000..<0xE000_4000
+        let tables = ACPITables(cpus: 1, uart: true, virtio: [], tallyPage: isThere ? range : nil)
+        let kernel = SyntheticKernel()
+        _ = try LinuxBoot(LinuxImages(kernel: kernel.buffer, commandLine: ""), into: memory, tables: tables)
+        let base = LinuxBoot.Layout.bootParameters
+        let entries = try (0..<Int(#require(memory.load(UInt8.self, at: base + 0x1E8)))).map { index in
+            let place = base + 0x2D0 + UInt64(index) * 20
+            return [
+                try #require(memory.load(UInt64.self, at: place)),
+                try #require(memory.load(UInt64.self, at: place + 8)),
+                UInt64(try #require(memory.load(UInt32.self, at: place + 16))),
+            ]
+        }
+        #expect(entries.contains([0xE000_0000, 0x4000, 2]) == isThere)
+        let acpi = try #require(memory.slice(0xE_0000, count: 0x1_0000))
+        let resource = [UInt8]("VMTL0001".utf8)
+        let found = (0..<acpi.count - 64).first { acpi[$0...].starts(with: resource) }
+        #expect((found != nil) == isThere)
+        if let found {
+            // Memory32Fixed(ReadOnly, 0xE0000000, 0x4000)
+            let descriptor: [UInt8] = [0x86, 9, 0, 0, 0, 0, 0, 0xE0, 0, 0x40, 0, 0]
+            #expect((found..<found + 48).contains { acpi[$0...].starts(with: descriptor) })
+        }
     }
 
     @Test("full: the FADT names what is in the ports, the MADT the PIT's and the SCI's pins")

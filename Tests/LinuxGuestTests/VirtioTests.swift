@@ -3,7 +3,6 @@ import SeededRandom
 import Synchronization
 import TestSupport
 import Testing
-
 @testable import Machine
 
 @Suite("virtio")
@@ -109,6 +108,27 @@ struct VirtioTests {
         }
 
         var bytes: [UInt8] { (FileManager.default.contents(atPath: path)).map { Array($0) } ?? [] }
+    }
+
+    /// Rings and buffers in the tally page: no RAM of the VMM's, so nothing is read or written there.
+    @Test(arguments: ["buffer", "table", "available", "used"])
+    func theTallyPageIsNoRAM(what: String) throws {
+        let page = TallyPage.address + 0x1000
+        let driver = try Driver(VirtioEntropy())
+        let places: [(String, UInt32, UInt32)] = [
+            ("table", 0x80, 0x84), ("available", 0x90, 0x94), ("used", 0xA0, 0xA4),
+        ]
+        if let place = places.first(where: { $0.0 == what }) {
+            driver.device.put(0 as UInt32, at: 0x44)
+            driver.device.put(UInt32(page), at: place.1)
+            driver.device.put(1 as UInt32, at: 0x44)
+        }
+        driver.descriptor(0, what == "buffer" ? page : 0x5000, 64, 2)
+        driver.offer(0)
+        driver.notify()
+        #expect(driver.usedIndex == 0)
+        #expect(driver.needsReset)
+        #expect(driver.memory.slice(0x5000, count: 64)?.allSatisfy { $0 == 0 } == true)
     }
 
     @Test("registers identify the device, and features are agreed on")

@@ -1,11 +1,11 @@
 import Foundation
 import TestSupport
 import Testing
-
+@testable import Bench
 @testable import Machine
 
 /// `vmtally bench` from outside.
-@Suite(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"), .serialized)
+@Suite(.ownThread, .enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"), .serialized)
 struct BenchCommandTests {
     let folder: TemporaryFolder
 
@@ -14,7 +14,7 @@ struct BenchCommandTests {
     }
 
     private func bench(_ options: String) throws -> CommandLineTool.Outcome {
-        try CommandLineTool.run("exec \"$VMTALLY\" bench \(options)", ["FOLDER": folder.path], seconds: 60)
+        try CommandLineTool.run("exec \"$VMTALLY\" bench \(options)", ["FOLDER": folder.path])
     }
 
     @Test func aRunIsRecordedReportedAndCompared() throws {

@@ -1,11 +1,10 @@
 import Foundation
 import TestSupport
 import Testing
-
 @testable import Machine
 
 /// `vmtally boot` and `vmtally compare` from outside, with kernels of a few bytes whose exits are known.
-@Suite(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"), .serialized)
+@Suite(.ownThread, .enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"), .serialized)
 struct BootCommandTests {
     let folder: TemporaryFolder
 
@@ -18,7 +17,7 @@ struct BootCommandTests {
         TinyGuest(Assembly.loop(outs, Assembly.outByte) + Assembly.edx(0xF5) + [0xEE, 0xEB, 0xFE]).elf
     }
 
-    private func vmtally(_ arguments: String, seconds: Int = 120) throws -> CommandLineTool.Outcome {
+    private func vmtally(_ arguments: String, seconds: Int = CommandLineTool.hang) throws -> CommandLineTool.Outcome {
         let outcome = try CommandLineTool.run(
             "cd \"$FOLDER\" && \"$VMTALLY\" \(arguments)", ["FOLDER": folder.path], seconds: seconds)
         #expect(outcome.status != 137, "killed after \(seconds) s: \(arguments)")
@@ -129,7 +128,7 @@ struct BootCommandTests {
             ("bench --fail-above 5% --only cpuid", 64, "--baseline"),
         ])
     func wrongCalls(arguments: String, status: Int32, says: String) throws {
-        let outcome = try vmtally(arguments, seconds: 30)
+        let outcome = try vmtally(arguments)
         #expect(outcome.status == status, "\(outcome.error)")
         #expect(outcome.error.contains(says), "\(outcome.error)")
     }

@@ -1,6 +1,6 @@
 import TestSupport
 import Testing
-
+@testable import GuestCode
 @testable import Machine
 
 /// What the loader takes and what it refuses, and that no file harms it.

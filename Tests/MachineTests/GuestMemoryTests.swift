@@ -1,5 +1,4 @@
 import Testing
-
 @testable import Machine
 
 /// Every access is inside RAM or refused: below the hole, above it, never across.

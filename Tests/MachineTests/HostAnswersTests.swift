@@ -1,6 +1,5 @@
 import ExitStats
 import Testing
-
 @testable import KVM
 @testable import Machine
 
@@ -27,12 +26,12 @@ import Testing
             "exit_acct_reason_exits": exits, "exit_acct_reason_cycles": exits.map { $0 * 10 },
             "exit_acct_exits": [1000],
         ])
-        let tally = try #require(HardwareExits(counters, .kernel(.svm)))
+        let tally = try #require(HostAnswers.kernel(.svm).exits(counters))
         #expect(tally.reasons.map(\.code) == [0x7B, 0x400, 0x403, 0xF000_0000, 0xFFFF_FFFF, nil])
-        #expect(tally.reasons.map(\.pair.cycles) == tally.reasons.map { $0.pair.count * 10 })
-        #expect(tally.total.count == 1000)
-        #expect(HardwareExits(counters, .none) == nil)
-        #expect(try #require(HardwareExits(counters, .kernel(.vmx))).reasons.first?.code == 0x7B)
+        #expect(tally.reasons.map(\.times?.cycles) == tally.reasons.map { $0.count * 10 })
+        #expect(tally.total == 1000)
+        #expect(HostAnswers.none.exits(counters) == nil)
+        #expect(try #require(HostAnswers.kernel(.vmx).exits(counters)).reasons.first?.code == 0x7B)
     }
 
     /// `auto` takes the kernel's answers before it tries breakpoints; `off` takes none, and says what is in the table.

@@ -1,8 +1,8 @@
+import TestSupport
 import Testing
-
 @testable import Machine
 
-@Suite("Multiboot 1: the machine", .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+@Suite("Multiboot 1: the machine", .ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
 struct MultibootMachineTests {
     /// Goes to real mode, where two timer interrupts end two HLTs: the first was acknowledged, then.
     private static let realMode = multibootImage(
@@ -29,7 +29,7 @@ struct MultibootMachineTests {
     func timer() throws {
         try Self.realMode.withUnsafeBytes { bytes in
             var configuration = MachineConfiguration()
-            configuration.timeoutMilliseconds = 30_000
+            configuration.timeoutMilliseconds = 3_600_000
             let machine = try Machine(configuration, .multiboot(bytes, commandLine: ""))
             #expect(try machine.run().end == .exited(status: 7))
         }

@@ -1,13 +1,13 @@
+import CLinuxKVM
 import ExitStats
 import KVM
 import TestSupport
 import Testing
-
 @testable import Machine
 
 /// Exits by the guest's RIP: every one of them, at the instruction that made it.
 @Suite(
-    .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"),
+    .ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"),
     .enabled(if: Host.has(.syncRegs), "KVM_CAP_SYNC_REGS is missing (Linux 4.17)"))
 struct RIPTallyTests {
     /// Instructions that exit, each in a loop of its own.
@@ -69,7 +69,7 @@ struct RIPTallyTests {
             $0.userspaceMSRs = [ExactnessTests.msr...ExactnessTests.msr]
         }
         let rips = try #require(outcome.result.rips)
-        #expect(rips.total == outcome.result.total.total)
+        #expect(rips.total == outcome.result.total.pair)
         #expect(rips.other == TallyPair())
         #expect(rips.places.count == loops.places.count + 1)
         let factor = UInt64(cpus)
@@ -95,7 +95,7 @@ struct RIPTallyTests {
         let outcome = try TinyGuest(outs + Assembly.halt).run { $0.talliesByRIP = true }
         let rips = try #require(outcome.result.rips)
         #expect(outcome.count(KVM_EXIT_IO) == 20_000)
-        #expect(rips.total == outcome.result.total.total)
+        #expect(rips.total == outcome.result.total.pair)
         #expect(rips.places.allSatisfy { $0.pair.count == 1 })
         #expect(rips.other.count == 20_001 - UInt64(rips.places.count))
         #expect(rips.other.count > 20_000 - 16_384)

@@ -2,11 +2,10 @@ import Glibc
 import KVM
 import TestSupport
 import Testing
-
 @testable import Machine
 
 /// What a machine takes it gives back. In processes of their own, where nothing else opens or allocates.
-@Suite(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+@Suite(.ownThread, .enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
 struct SoakTests {
     /// Open files, threads, memory mappings and resident KiB of this process.
     private struct Footprint: Equatable {
@@ -73,7 +72,7 @@ struct SoakTests {
                         configuration.irqchip = index % 7 == 4 ? .kernel : .split
                         configuration.devices.console = .virtio
                         configuration.devices.entropy = true
-                        configuration.timeoutMilliseconds = 10_000
+                        configuration.timeoutMilliseconds = 3_600_000
                         let machine = try Machine(configuration, .multiboot(bytes, commandLine: ""))
                         guard try machine.run().end == .exited(status: 7) else { exit(2) }
                     }
@@ -119,11 +118,11 @@ struct SoakTests {
                 $VMTALLY run --multiboot "$IMAGE" --quiet --rng --timeout 20 --live-cpuid off </dev/null
                 [ $? = 7 ] || { echo "boot $i: $?"; exit 1; }
             done
-            """, ["COUNT": "\(max(20, Self.count / 10))", "IMAGE": image], seconds: 600)
+            """, ["COUNT": "\(max(20, Self.count / 10))", "IMAGE": image])
         #expect(outcome.status == 0, "\(outcome.output) \(outcome.error)")
     }
 
-    @Test(.timeLimit(.minutes(20))) func machinesLeaveNothingBehind() async throws {
+    @Test(.timeLimit(.minutes(60))) func machinesLeaveNothingBehind() async throws {
         let result = try #require(
             await #expect(processExitsWith: .success, observing: [\.standardOutputContent]) {
                 try SoakTests.soak()
@@ -133,7 +132,7 @@ struct SoakTests {
     }
 
     /// Building fails for want of a descriptor, at each place in turn.
-    @Test(.timeLimit(.minutes(1))) func whatCannotBeBuiltLeavesNothingBehind() async {
+    @Test(.timeLimit(.minutes(60))) func whatCannotBeBuiltLeavesNothingBehind() async {
         await #expect(processExitsWith: .success) {
             let image = SoakTests.multiboot
             func build() throws {
@@ -165,13 +164,13 @@ struct SoakTests {
     }
 
     /// A thread inherits its creator's blocked signals; a spinning guest must end all the same.
-    @Test(.timeLimit(.minutes(1))) func blockedSignalsDoNotKeepAGuestRunning() async {
+    @Test(.timeLimit(.minutes(60))) func blockedSignalsDoNotKeepAGuestRunning() async {
         await #expect(processExitsWith: .success) {
             var all = sigset_t()
             sigfillset(&all)
             sigdelset(&all, SIGALRM)
             pthread_sigmask(SIG_BLOCK, &all, nil)
-            alarm(30)
+            alarm(3600)
             let outcome = try TinyGuest([0xEB, 0xFE]).run { $0.timeoutMilliseconds = 50 }
             exit(outcome.result.end == .timeout ? 0 : 1)
         }

@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 /// `vmtally run` on a terminal, which script(1) makes for it.
-@Suite(.enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
+@Suite(.ownThread, .enabled(if: CommandLineTool.missing == nil, "\(CommandLineTool.missing ?? "")"))
 struct TerminalTests {
     /// Listens at its UART, says "R", and sends back what it receives plus 0x40.
     private static let echo = multibootImage(

@@ -7,6 +7,7 @@ import Testing
 @Suite struct HeaderTests {
     @Test func constantsAreTheCodecs() {
         #expect(VMTALLY_LEAF_TOTAL == TallyLeaf.total)
+        #expect(VMTALLY_LEAF_VCPU_TOTAL == TallyLeaf.vcpuTotal)
         #expect(VMTALLY_LEAF_REASON == TallyLeaf.reason)
         #expect(VMTALLY_LEAF_REASON_COUNT == TallyLeaf.reasonCount)
         #expect(VMTALLY_LEAF_SIGNATURE == TallyLeaf.signature)
@@ -17,6 +18,7 @@ import Testing
         #expect(VMTALLY_LIVE.rawValue == TallyFeatures.Flags.live.rawValue)
         #expect(VMTALLY_PER_REASON.rawValue == TallyFeatures.Flags.perReason.rawValue)
         #expect(VMTALLY_PER_VCPU.rawValue == TallyFeatures.Flags.perVCPU.rawValue)
+        #expect(VMTALLY_BEGAN_LATE.rawValue == TallyFeatures.Flags.beganLate.rawValue)
         #expect(VMTALLY_VOCABULARY_KVM.rawValue == TallyFeatures.Vocabulary.kvm.rawValue)
         #expect(VMTALLY_VOCABULARY_VMX.rawValue == TallyFeatures.Vocabulary.vmx.rawValue)
         #expect(VMTALLY_VOCABULARY_SVM.rawValue == TallyFeatures.Vocabulary.svm.rawValue)
@@ -77,7 +79,7 @@ import Testing
     static let standards = ["c": ["c99", "c11", "c17"], "c++": ["c++11", "c++17"]]
     /// A program, and a kernel: no library, no SSE, no red zone.
     static let surroundings = [
-        [],
+        [], ["-m32"], ["-m32", "-fPIC"], ["-fPIC"],
         ["-ffreestanding", "-nostdinc", "-mno-sse", "-fno-pic", "-mcmodel=kernel", "-mno-red-zone"],
     ]
 
@@ -89,10 +91,33 @@ import Testing
         let include = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../guest-probe/include")
         let warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
         for standard in Self.standards[compiler.1] ?? [] {
-            let options = ["-x", compiler.1, "-std=\(standard)", "-O2", "-I", include.path] + warnings + surroundings
-            let result = try Command.run(compiler.0, options + ["-c", source.path, "-o", "/dev/null"])
-            #expect(result.status == 0, "\(compiler.0) \(standard): \(result.output)")
+            let options = ["-x", compiler.1, "-std=\(standard)", "-I", include.path] + warnings + surroundings
+            for optimization in ["-O0", "-O2"] {
+                let result = try Command.run(
+                    compiler.0, options + [optimization, "-c", source.path, "-o", "/dev/null"])
+                #expect(result.status == 0, "\(compiler.0) \(standard): \(result.output)")
+            }
         }
+    }
+
+    /// MSVC's way, by its intrinsic: Clang stands in for the compiler and brings its <intrin.h>.
+    @Test(
+        .enabled(if: Command.find("clang") != nil, "no clang"), arguments: ["x86_64", "i686"], ["c", "c++"])
+    func compilesForMSVC(processor: String, language: String) throws {
+        let folder = FileManager.default.temporaryDirectory.appending(path: "vmtally-\(UUID().uuidString)")
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let source = folder.appending(path: "program.c")
+        let object = folder.appending(path: "program.obj")
+        try (Self.program + "\n").write(to: source, atomically: true, encoding: .utf8)
+        let include = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../guest-probe/include")
+        let result = try Command.run(
+            "clang",
+            ["--target=\(processor)-pc-windows-msvc", "-ffreestanding", "-x", language, "-O2", "-Wall", "-Wextra"]
+                + ["-Werror", "-I", include.path, "-c", source.path, "-o", object.path])
+        #expect(result.status == 0, "\(result.output)")
+        let listing = try Command.run("llvm-objdump", ["--disassemble", "--no-show-raw-insn", object.path])
+        #expect(listing.output.contains("\tcpuid"), "\(listing.output)")
     }
 
     static let program = """
@@ -104,7 +129,7 @@ import Testing
             if (!vmtally_available() || !(vmtally_read_features().flags & VMTALLY_LIVE))
                 return 0;
             if (!vmtally_reason(code, &pair))
-                return vmtally_total(VMTALLY_THIS_VCPU).count;
+                return vmtally_total(VMTALLY_THIS_VCPU).count + vmtally_since(vmtally_start()).count;
             return pair.count + vmtally_reason_count(code);
         }
         """

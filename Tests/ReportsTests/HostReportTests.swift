@@ -2,6 +2,7 @@ import Foundation
 import KVM
 import Reports
 import Testing
+@testable import HostView
 
 @Suite("Host report")
 struct HostReportTests {

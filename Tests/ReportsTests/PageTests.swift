@@ -1,9 +1,10 @@
 import Foundation
+import FoundationXML
 import Reports
 import Testing
+@testable import Rendering
 
 #if canImport(FoundationXML)
-import FoundationXML
 #endif
 
 /// What every page is made of.

@@ -1,5 +1,5 @@
 import Testing
-
+@testable import Rendering
 @testable import Reports
 
 /// The probe's line of JSON, out of a serial log that a guest wrote: it may say anything.

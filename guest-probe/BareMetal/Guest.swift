@@ -39,6 +39,8 @@ private func probe(vcpus: UInt32, memory: UInt64, into checks: inout Checks) -> 
         if vcpus > 1 { OtherVCPUs.check(of: vcpus, with: &tally, into: &checks) }
     }
 
+    if let page = PageChecks(&tally) { page.run(&tally, into: &checks) }
+
     // The last reading: what follows are the exits of the report alone.
     let last = tally.ask(TallyLeaf.total, TallyScope.machine.rawValue)
     let report = Report(vcpus: vcpus, kernel: kernel, user: user, lastRing: tally.ring, last: last)

@@ -14,12 +14,15 @@ struct LeafChecks {
         // report says so; what was asked in vain is no mistake of the tally.
         guard tally.hasSignature else { return }
         let ring = tally.ring
-        checks.add("abi-version", ring: ring, expected: 1, got: UInt64(tally.features.version))
+        checks.add(
+            "abi-version", ring: ring, expected: UInt64(TallyLeaf.version), got: UInt64(tally.features.version),
+            rule: .upTo)
 
         first = tally.total()
         second = tally.total()
         if tally.isLive {
             checkReadings(into: &checks)
+            checkECX(into: &checks)
             checkScopes(vcpus: vcpus, into: &checks)
             checkReasons(into: &checks)
         } else {
@@ -29,7 +32,7 @@ struct LeafChecks {
             checks.add("snapshot-cycles", ring: ring, expected: 0, got: third.cycles &- first.cycles)
         }
 
-        let low = bits(tally.ask(TallyLeaf.features + 1, 0))
+        let low = bits(tally.ask(TallyLeaf.page + 1, 0))
         let high = bits(tally.ask(TallyLeaf.reason - 1, 0))
         checks.add("reserved-leaves", ring: ring, expected: 0, got: UInt64(low | high))
     }
@@ -63,7 +66,21 @@ struct LeafChecks {
         } else {
             checks.add("vcpu-scope", ring: tally.ring, expected: machine.count &+ 1, got: vcpu.count, rule: .atMost)
         }
-        checks.add("undefined-scope", ring: tally.ring, expected: 0xFFFF_FFFF, got: mark(tally.ask(TallyLeaf.total, 2)))
+    }
+
+    /// Programs that leave ECX unset get the total all the same. Version 1 had a scope there.
+    private mutating func checkECX(into checks: inout Checks) {
+        guard tally.features.version > 1 else { return }
+        var last = tally.total().count
+        var expected: UInt64 = 0
+        var right: UInt64 = 0
+        var ecx: UInt32 = 1
+        while ecx != 0 {
+            let next = tally.ask(TallyLeaf.total, ecx).tallyPair?.count ?? 0
+            if exactness == .equal ? next == last + 1 : next > last { right += 1 }
+            (expected, last, ecx) = (expected + 1, next, ecx << 4)
+        }
+        checks.add("total-any-ecx", ring: tally.ring, expected: expected, got: right)
     }
 
     private mutating func checkReasons(into checks: inout Checks) {

@@ -4,8 +4,8 @@ import GuestCPU
 enum OtherVCPUs {
     private static let ready: UInt32 = 1
     private static let done: UInt32 = 2
-    private static let goAndRead: UInt32 = 1
-    private static let go: UInt32 = 2
+    /// Go; and from here on: go, and read as an ABI of version `command - go` has it.
+    private static let go: UInt32 = 1
 
     /// TSC cycles that vCPU 0 waits for the others: about ten seconds, for hosts with fewer CPUs than the guest.
     private static let patience: UInt64 = 30_000_000_000
@@ -19,13 +19,14 @@ enum OtherVCPUs {
         guard index < GUEST_MAX_VCPUS, let mailbox = guest_mailbox(index) else { wait() }
         guest_store(&mailbox.pointee.state, ready)
         while guest_load(&mailbox.pointee.command) == 0 { guest_yield() }
-        let reads = guest_load(&mailbox.pointee.command) == goAndRead
+        let version = guest_load(&mailbox.pointee.command) - go
+        let question = TallyScope.vcpu.question(version: version)
 
         var result = guest_registers()
-        if reads { guest_cpuid(TallyLeaf.total, TallyScope.vcpu.rawValue, &result) }
+        if version > 0 { guest_cpuid(question.leaf, question.subleaf, &result) }
         mailbox.pointee.first = UInt64(result.edx) << 32 | UInt64(result.eax)
         for _ in 0..<share(of: index) { guest_out8(Ports.unclaimed, 0xA5) }
-        if reads { guest_cpuid(TallyLeaf.total, TallyScope.vcpu.rawValue, &result) }
+        if version > 0 { guest_cpuid(question.leaf, question.subleaf, &result) }
         mailbox.pointee.second = UInt64(result.edx) << 32 | UInt64(result.eax)
         guest_store(&mailbox.pointee.state, done)
         wait()
@@ -46,7 +47,7 @@ enum OtherVCPUs {
         let exitsBefore = tally.count(portIO)
         let before = tally.total()
         for index in others {
-            guest_store(&guest_mailbox(index).pointee.command, reads ? goAndRead : go)
+            guest_store(&guest_mailbox(index).pointee.command, reads ? go + tally.features.version : go)
         }
         let finished = count(of: vcpus, in: done)
         let after = tally.total()

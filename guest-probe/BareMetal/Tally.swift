@@ -29,7 +29,8 @@ struct Tally {
     }
 
     mutating func total(_ scope: TallyScope = .machine) -> TallyPair {
-        ask(TallyLeaf.total, scope.rawValue).tallyPair ?? TallyPair()
+        let question = scope.question(version: features.version)
+        return ask(question.leaf, question.subleaf).tallyPair ?? TallyPair()
     }
 
     mutating func reason(_ code: UInt32) -> TallyPair {

@@ -1,4 +1,4 @@
-// What the bench guest and its host agree on. Both compile this file: Sources/Machine/Bench has a link to it.
+// What the bench guest and its host agree on. Both compile this file: Sources/Bench has a link to it.
 
 /// What the guest does between two readings of the TSC.
 enum BenchOperation: UInt32 {

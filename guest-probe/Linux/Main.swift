@@ -22,12 +22,15 @@ func main(_ count: Int, _ arguments: Arguments, _ environment: Arguments) -> Int
         complain("there is no such CPU here, or it may not be used: --cpu", nil)
         return 1
     }
-    var tally = Tally()
-    guard tally.hasSignature || options.force && looksAlive(&tally) else {
+    var tally = Tally(options)
+    if options.via != .cpuid, tally.page == nil, !explain(tally.pageFailure, options.via) {
+        return 1
+    }
+    guard tally.isKnown || options.force && looksAlive(&tally) else {
         complain(
             """
             no tally here: CPUID leaf 0x4FFFFF00 lacks the signature VMTallyExits. Run this in a guest of vmtally or of \
-            a patched kernel; --force reads leaf 0x4FFFFFFF all the same.
+            a patched kernel; --force reads EAX of leaf 0x4FFFFFFF all the same, if that counts.
             """, nil)
         return 1
     }
@@ -36,6 +39,22 @@ func main(_ count: Int, _ arguments: Arguments, _ environment: Arguments) -> Int
     case .watch: return watch(&tally, options)
     default: return show(&tally, options)
     }
+}
+
+/// Tells why the page is not read, where there is something to tell. False: it was asked for, so this is the end.
+func explain(_ failure: Page.Failure, _ via: Options.Via) -> Bool {
+    switch (failure, via) {
+    case (.absent, .page): complain("this VM has no tally page, or shows it to root alone: --via cpuid", nil)
+    case (.absent, _): return true
+    case (.locked(1), _), (.locked(13), _):
+        complain("the tally page takes root, and a kernel that is not locked down: /dev/mem", nil)
+    case (.locked, _): complain("this kernel does not let /dev/mem be mapped where the tally page is", nil)
+    case (.unknown, _): complain("the tally page is not of a layout known here", nil)
+    }
+    if via == .auto {
+        complain("reading by CPUID instead; --via cpuid says so beforehand", nil)
+    }
+    return via == .auto
 }
 
 /// Without a signature: does leaf 0x4FFFFFFF count at all?
@@ -56,9 +75,10 @@ func help() {
           mark          tells the VMM that the boot is over (port 0xF5); as the first process, so without a word
         options:
           --json        one JSON object (watch: one a line)
+          --via WAY     page: the tally page, without an exit (root); cpuid; auto: the page if it can be had
           --cpu N       stay on CPU N; the total is then that vCPU's own
           --interval MS, --count N   of watch
-          --force       also without the signature of leaf 0x4FFFFF00
+          --force       also without the signature of leaf 0x4FFFFF00: the number of exits, by EAX of 0x4FFFFFFF
 
         """)
     output.flush()
@@ -71,7 +91,7 @@ func mark() -> Int32 {
         return 1
     }
     // No console shows a message of level 7 unless it is told to.
-    let log = system_open_to_write("/dev/kmsg")
+    let log = system_open("/dev/kmsg", 1)
     if log >= 0 {
         var output = Output(Int32(log))
         output.put("<7>vmtally: boot marker\n")
@@ -188,7 +208,10 @@ func print(
     var output = Output(descriptor)
     let report = Report(tally: tally, json: options.json)
     let live = tally.isLive
-    let total = after.growth(of: { $0.total }, since: before, own: live ? Snapshot.ownQueriesInTotal : 0)
+    // Without a signature the tally counts all the same: looksAlive() has seen to that. The page counts no reading.
+    let counts = tally.page == nil && (live || !tally.isKnown)
+    var total = after.growth(of: { $0.total }, since: before, own: counts ? Snapshot.ownQueriesInTotal : 0)
+    if !tally.isKnown { total.count &= UInt64(UInt32.max) }
     if options.json {
         report.jsonHead(&output)
         if let command {
@@ -208,9 +231,9 @@ func print(
         report.head(&output)
     }
     var isFirst = true
-    for index in 0..<min(tally.vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2) {
+    for index in 0..<tally.reasonCount {
         let reason = tally.vocabulary.reasons[index]
-        let own = live && reason.code == tally.queryReason ? Snapshot.ownQueriesInReason : 0
+        let own = counts && reason.code == tally.queryReason ? Snapshot.ownQueriesInReason : 0
         let pair = after.growth(of: { $0.pair(index) }, since: before, own: own)
         guard pair.count > 0 else { continue }
         if options.json {

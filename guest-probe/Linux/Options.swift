@@ -8,7 +8,13 @@ struct Options {
         case show, watch, exec, mark, help
     }
 
+    /// How the tally is read.
+    enum Via {
+        case auto, page, cpuid
+    }
+
     var command = Command.show
+    var via = Via.auto
     var json = false
     var force = false
     var cpu: UInt32?
@@ -37,6 +43,13 @@ struct Options {
                 json = true
             } else if word.is("--force") {
                 force = true
+            } else if word.is("--via") {
+                guard index < count, let way = arguments[index], let via = Via(way) else {
+                    complain("needs page, cpuid or auto: ", word)
+                    return nil
+                }
+                index += 1
+                self.via = via
             } else if word.is("--cpu") || word.is("--interval") || word.is("--count") {
                 guard index < count, let value = arguments[index]?.number else {
                     complain("needs a number: ", word)
@@ -60,6 +73,20 @@ struct Options {
         }
         if command == .exec, program?[0] == nil {
             complain("exec needs a command: vmtally-probe exec -- CMD", nil)
+            return nil
+        }
+    }
+}
+
+extension Options.Via {
+    init?(_ word: UnsafeMutablePointer<CChar>) {
+        if word.is("auto") {
+            self = .auto
+        } else if word.is("page") {
+            self = .page
+        } else if word.is("cpuid") {
+            self = .cpuid
+        } else {
             return nil
         }
     }

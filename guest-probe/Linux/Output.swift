@@ -44,7 +44,8 @@ struct Output {
         }
     }
 
-    /// A number, with commas between groups of three digits unless `plain`, right-aligned.
+    /// A number, with commas between groups of three digits unless `plain`, right-aligned: where there is a width, at least one
+    /// space comes before it.
     mutating func put(_ value: UInt64, width: Int = 0, plain: Bool = false) {
         var digits: InlineArray<32, UInt8> = .init(repeating: 0)
         var rest = value
@@ -61,7 +62,7 @@ struct Output {
             group += 1
             rest /= 10
         } while rest > 0
-        pad(width - count)
+        if width > 0 { pad(max(1, width - count)) }
         while count > 0 {
             count -= 1
             put(byte: digits[count])
@@ -82,10 +83,10 @@ struct Output {
         }
     }
 
-    /// A text, left-aligned.
+    /// A text, left-aligned, and at least one space.
     mutating func put(_ text: StaticString, width: Int) {
         put(text)
-        pad(width - text.utf8CodeUnitCount)
+        pad(max(1, width - text.utf8CodeUnitCount))
     }
 
     mutating func pad(_ count: Int) {

@@ -7,8 +7,19 @@ struct Report {
 
     /// Where the numbers come from and what they count.
     func introduction(_ output: inout Output) {
-        guard tally.hasSignature else { return output.put("no signature (--force): the meaning is not known\n") }
-        output.put(tally.isLive ? "live; " : "SNAPSHOT from before this vCPU first ran, not live; ")
+        guard tally.isKnown else {
+            return output.put(
+                """
+                no signature (--force): the total is EAX of leaf 0x4FFFFFFF, 32 bits, which counts; what else is \
+                answered, and what is counted, is not known
+
+                """)
+        }
+        let source: StaticString =
+            tally.page != nil
+            ? "live, by the tally page; "
+            : tally.isLive ? "live, by CPUID; " : "SNAPSHOT from before this vCPU first ran, not live; "
+        output.put(source)
         let counted: StaticString =
             switch tally.features.vocabulary {
             case .vmx: "VM exits (VMX basic exit reasons, counted by the host's kernel)"
@@ -35,7 +46,11 @@ struct Report {
         // Count times 10^9 stays below 2^64 up to 18 thousand million exits.
         let perSecond = nanoseconds > 0 ? min(pair.count, 18_000_000_000) * 1_000_000_000 / nanoseconds : 0
         output.put(perSecond, width: 13)
-        output.put(pair.cycles, width: 21)
+        if tally.isKnown {
+            output.put(pair.cycles, width: 21)
+        } else {
+            output.put("                    -")
+        }
         output.put("\n")
     }
 
@@ -44,15 +59,26 @@ struct Report {
         output.put("\"count\":")
         output.put(pair.count, plain: true)
         output.put(",\"cycles\":")
-        output.put(pair.cycles, plain: true)
+        if tally.isKnown {
+            output.put(pair.cycles, plain: true)
+        } else {
+            output.put("null")
+        }
     }
 
     func jsonHead(_ output: inout Output) {
         output.put("{\"schema\":\"vmtally.probe/1\",\"live\":")
         output.put(tally.isLive ? "true" : "false")
-        output.put(",\"vocabulary\":\"")
-        output.put(tally.vocabulary.key)
-        output.put("\",\"tsc_khz\":")
+        output.put(",\"vocabulary\":")
+        if tally.isKnown {
+            output.put("\"")
+            output.put(tally.vocabulary.key)
+            output.put("\"")
+        } else {
+            output.put("null")
+        }
+        output.put(tally.page != nil ? ",\"via\":\"page\"" : ",\"via\":\"cpuid\"")
+        output.put(",\"tsc_khz\":")
         output.put(UInt64(tally.features.tscKHz), plain: true)
     }
 }

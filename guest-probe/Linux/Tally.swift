@@ -1,30 +1,70 @@
+import CVMTally
 import LinuxSystem
 
-/// The tally as CPUID tells it.
+/// The tally as the page or CPUID tells it.
 struct Tally {
+    /// What is read instead of CPUID.
+    let page: Page?
+    /// Why it is not.
+    let pageFailure: Page.Failure
     let features: TallyFeatures
-    let hasSignature: Bool
+    private let hasSignature: Bool
     let vocabulary: ReasonVocabulary
+    /// This processor's APIC ID, by which the page knows it.
+    private let vcpu: UInt32
     /// Queries made so far.
     private(set) var reads: UInt64 = 0
 
-    init() {
+    init(_ options: Options) {
         hasSignature = Self.cpuid(TallyLeaf.signature, 0).isTallySignature
-        features = hasSignature ? TallyFeatures(Self.cpuid(TallyLeaf.features, 0)) : TallyFeatures(CPUIDRegisters())
+        let told = hasSignature ? TallyFeatures(Self.cpuid(TallyLeaf.features, 0)) : TallyFeatures(CPUIDRegisters())
+        var page: Page?
+        var failure = Page.Failure.absent
+        // VM exits, which the host's kernel counts, are more than the page has.
+        let tellsMore = told.flags.contains(.live) && told.vocabulary != .kvm
+        if options.via == .page || options.via == .auto && !tellsMore {
+            var place: vmtally_place?
+            if told.flags.contains(.page) {
+                let answer = Self.cpuid(TallyLeaf.page, 0)
+                place = vmtally_place(
+                    address: UInt64(answer.ebx) << 32 | UInt64(answer.eax), bytes: answer.ecx, version: answer.edx)
+            }
+            (page, failure) = Page.map(place)
+        }
+        self.page = page
+        pageFailure = failure
+        features = page?.features ?? told
         vocabulary = .vocabulary(features.vocabulary ?? .kvm)
+        vcpu = page == nil ? 0 : Self.apicID()
     }
 
-    var isLive: Bool { hasSignature && features.flags.contains(.live) }
+    var isLive: Bool { isKnown && features.flags.contains(.live) }
+
+    /// What the numbers mean is known.
+    var isKnown: Bool { page != nil || hasSignature }
 
     mutating func total(_ scope: TallyScope) -> TallyPair {
+        if let page {
+            return page.total(scope == .vcpu ? vcpu : nil)
+        }
         reads += 1
-        return Self.cpuid(TallyLeaf.total, scope.rawValue).tallyPair ?? TallyPair()
+        let question = scope.question(version: features.version)
+        let answer = Self.cpuid(question.leaf, question.subleaf)
+        // Without a signature nothing says that the other registers hold what ours do.
+        guard hasSignature else { return TallyPair(count: UInt64(answer.eax)) }
+        return answer.tallyPair ?? TallyPair()
     }
 
     mutating func reason(_ code: UInt32) -> TallyPair {
+        if let page {
+            return page.reason(code)
+        }
         reads += 1
         return Self.cpuid(TallyLeaf.reason, code).tallyPair ?? TallyPair()
     }
+
+    /// Reasons of the vocabulary that are asked for: none without a signature, for others have other leaves for them.
+    var reasonCount: Int { isKnown ? min(vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2) : 0 }
 
     /// The reason under which a query is counted itself.
     var queryReason: UInt32 {
@@ -33,6 +73,11 @@ struct Tally {
         case .svm: 0x72  // CPUID
         default: 4  // KVM_EXIT_DEBUG: queries arrive by a breakpoint
         }
+    }
+
+    /// Of leaf 0xB, or of leaf 1 where that is missing.
+    private static func apicID() -> UInt32 {
+        cpuid(0, 0).eax >= 0xB && cpuid(0xB, 0).ebx != 0 ? cpuid(0xB, 0).edx : cpuid(1, 0).ebx >> 24
     }
 
     private static func cpuid(_ leaf: UInt32, _ subleaf: UInt32) -> CPUIDRegisters {
@@ -66,11 +111,11 @@ struct Snapshot {
             pairs[index * 2] = pair.count
             pairs[index * 2 + 1] = pair.cycles
         }
-        let count = min(tally.vocabulary.reasons.count, Int(SYSTEM_SNAPSHOT_SIZE) / 2)
+        let count = tally.reasonCount
         switch side {
         case .before:
             for index in 0..<count where index != query { read(index) }
-            read(query)
+            if count > 0 { read(query) }
             let first = tally.total(scope)
             let second = tally.total(scope)
             total = tally.total(scope)
@@ -81,7 +126,7 @@ struct Snapshot {
             queryCycles = 0
             nanoseconds = now(1)
             total = tally.total(scope)
-            read(query)
+            if count > 0 { read(query) }
             for index in 0..<count where index != query { read(index) }
         }
     }

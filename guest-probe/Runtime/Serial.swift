@@ -57,15 +57,15 @@ struct Serial: ~Copyable {
         put(text.utf8Start, text.utf8CodeUnitCount)
     }
 
-    /// Text, then spaces up to the width (of at most 24).
+    /// Text, then spaces up to the width (of at most 24), at least one.
     @inline(never)
     mutating func put(_ text: StaticString, width: Int) {
         let spaces: StaticString = "                        "
         put(text)
-        put(spaces.utf8Start, max(0, width - text.utf8CodeUnitCount))
+        put(spaces.utf8Start, max(1, width - text.utf8CodeUnitCount))
     }
 
-    /// Decimal, in full, after spaces up to the width.
+    /// Decimal, in full, after spaces up to the width: at least one where there is a width.
     mutating func put(_ value: UInt64, width: Int = 0) {
         put(value, radix: 10, fill: 0x20, width: width)
     }
@@ -89,6 +89,7 @@ struct Serial: ~Copyable {
                 base[24 &- digits] = digit < 10 ? 0x30 &+ digit : 0x57 &+ digit
                 rest /= radix
             } while rest > 0
+            if width > 0 && fill == 0x20 && digits >= width { put(" ") }
             let count = max(digits, min(width, 24))
             put(base + (24 &- count), count)
         }

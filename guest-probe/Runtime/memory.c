@@ -5,6 +5,17 @@ static struct guest_mailbox mailboxes[GUEST_MAX_VCPUS];
 static unsigned char text_buffer[GUEST_TEXT_BUFFER_SIZE];
 static unsigned char scratch[GUEST_SCRATCH_SIZE] __attribute__((aligned(64)));
 
+/* After its mark, for whoever has the image: how often guest-probe/PageReadings reads, by ring 3 and otherwise. */
+static const volatile struct {
+	char mark[16] __attribute__((nonstring));
+	struct guest_pair plan;
+} readings __attribute__((section(".data.readings"))) = { "PageReadingsPlan", { 100000, 100 } };
+
+struct guest_pair guest_readings_plan(void)
+{
+	return (struct guest_pair){ readings.plan.first, readings.plan.second };
+}
+
 unsigned char *guest_text_buffer(void)
 {
 	return text_buffer;

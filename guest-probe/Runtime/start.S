@@ -200,7 +200,7 @@ exception_stubs:
         .endr
 
 /*
- * Stack: vector, error code, RIP, CS, RFLAGS, RSP, SS. The #UD at the end of the ring-3 code is its return to ring 0.
+ * Stack: vector, error code, RIP, CS, RFLAGS, RSP, SS. The #UDs at the ends of the ring-3 code are its return to ring 0.
  * A #GP of an MSR access goes on at the access's failure exit; its frame is dropped by restoring RSP, for IRETQ within
  * ring 0 is not to be had everywhere. The rest is fatal.
  */
@@ -208,11 +208,19 @@ exception:
         pushq   %rax
         leaq    user_end(%rip), %rax
         cmpq    %rax, 24(%rsp)
-        jne     .Lmsr
+        jne     .Lcall
         cmpl    $VECTOR_UD, 8(%rsp)
         jne     .Lfatal
         popq    %rax
         jmp     return_from_user
+.Lcall: leaq    user_call_end(%rip), %rax
+        cmpq    %rax, 24(%rsp)
+        jne     .Lmsr
+        cmpl    $VECTOR_UD, 8(%rsp)
+        jne     .Lfatal
+        popq    %rax
+        movq    tss_rsp0(%rip), %rsp
+        ret                             /* out of guest_call_user: RDX:RAX as the function left them */
 .Lmsr:  cmpl    $VECTOR_GP, 8(%rsp)
         jne     .Lfatal
         leaq    read_msr(%rip), %rax
@@ -313,13 +321,42 @@ return_from_user:
         popq    %rbx
         ret
 
-/* All of the guest's ring-3 code, in a page of its own: EAX and ECX are the question. */
+/*
+ * struct guest_pair guest_call_user(void *function, uint64_t first, uint64_t second): a function of the ring-3 page, in
+ * ring 3 and on the stack there. It must keep to that page, and to memory that ring 3 may read. vCPU 0 only.
+ */
+        .globl  guest_call_user
+        .type   guest_call_user, @function
+guest_call_user:
+        movq    %rsp, tss_rsp0(%rip)
+        movq    %rdi, %rax
+        movq    %rsi, %rdi
+        movq    %rdx, %rsi
+        pushq   $USER_DATA
+        leaq    user_stack_top(%rip), %rdx
+        pushq   %rdx
+        pushq   $2
+        pushq   $USER_CODE
+        leaq    user_call(%rip), %rdx
+        pushq   %rdx
+        iretq
+
+/* What ring 3 executes, in a page of its own. By itself CPUID: EAX and ECX are the question. */
         .section .user, "ax"
 user_page:
 site_user:
         cpuid
 user_end:
         ud2
+user_call:
+        call    *%rax
+user_call_end:
+        ud2
+
+        .section .user.stack, "aw", @nobits
+        .balign 16
+        .skip   2048
+user_stack_top:
 
 /* Where the CPUID instructions are, the ring-0 one first: for a VMM that answers them by breakpoints. */
         .section .vmtally.sites, "", @progbits

@@ -27,7 +27,9 @@ asm(".section .rodata\n.globl guest_image, guest_image_end\n"
 
 #define CAP_USER_SPACE_CPUID	0x76740001
 #define EXIT_CPUID		0x76740001
-#define MAX_VCPUS		4
+#ifndef MAX_VCPUS
+#define MAX_VCPUS	4
+#endif
 
 #define NR_SLOTS		174
 

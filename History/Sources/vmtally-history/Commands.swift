@@ -1,6 +1,7 @@
 import ArgumentParser
 import BootRecords
 import Foundation
+import Rendering
 import Reports
 
 /// `vmtally history`, a program of its own: SQLite and all that it takes stay out of the one that runs guests.

@@ -17,7 +17,7 @@ struct HistoryTests {
         configuration.runs = exits.enumerated().map { index, count in
             BootRun(
                 index: index, nanoseconds: 1000,
-                userspace: .init(source: "vmtally", total: count, byReason: ["KVM_EXIT_IO": count]),
+                userspace: .init(source: .vmm, byName: ["KVM_EXIT_IO": count]),
                 hardware: nil, phases: nil)
         }
         return BootRecording(

@@ -1,23 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What Swift cannot import from <linux/kvm.h>, and nothing else: ioctl numbers (function-like macros), a variadic
- * ioctl, atomic access to memory that the kernel shares, and single instructions. Headers that Swift's Glibc module
- * leaves out come with it. What the C library declares with _GNU_SOURCE only is wrapped in CLinuxKVM.c: a header that
- * defines it shows fd_set otherwise than other modules do.
+ * <linux/kvm.h>, and what Swift cannot import from it: ioctl numbers (function-like macros) and accessors of the run
+ * page's unions. Nothing else.
  */
 #ifndef CLINUXKVM_H
 #define CLINUXKVM_H
 
-#include <errno.h>
 #include <stdint.h>
-#include <pthread.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <linux/kvm.h>
-#include <sys/ioctl.h>
-#include <sys/uio.h>
 
 #define VMTALLY_INLINE static inline __attribute__((always_inline))
 
@@ -93,25 +83,13 @@ enum : unsigned long {
 	VMTALLY_KVM_KVMCLOCK_CTRL = KVM_KVMCLOCK_CTRL,
 };
 
-/* ioctl(2) that returns -errno instead of setting errno. */
-VMTALLY_INLINE int vmtally_ioctl(int fd, unsigned long request, unsigned long argument)
-{
-	int result = ioctl(fd, request, argument);
-
-	return result < 0 ? -errno : result;
-}
-
-VMTALLY_INLINE int vmtally_ioctl_pointer(int fd, unsigned long request, void *argument)
-{
-	return vmtally_ioctl(fd, request, (unsigned long)argument);
-}
-
 /* kvm_run.immediate_exit is written by one thread while the kernel reads it on another's behalf. */
 VMTALLY_INLINE void vmtally_set_immediate_exit(struct kvm_run *run, uint8_t value)
 {
 	__atomic_store_n(&run->immediate_exit, value, __ATOMIC_SEQ_CST);
 }
 
+<<<<<<< HEAD
 /* The coalesced ring's indices: KVM writes `last`, we write `first`. */
 VMTALLY_INLINE uint32_t vmtally_load_acquire(const uint32_t *word)
 {
@@ -184,6 +162,8 @@ int vmtally_pin_thread(int cpu);
 /* The CPUs that the calling thread may use, ascending, at most `room` of them; returns how many, or -errno. */
 int vmtally_allowed_cpus(int *cpus, int room);
 
+=======
+>>>>>>> main
 /* The registers that KVM exchanges through the run page (KVM_CAP_SYNC_REGS). */
 VMTALLY_INLINE struct kvm_sync_regs *vmtally_sync_regs(struct kvm_run *run)
 {

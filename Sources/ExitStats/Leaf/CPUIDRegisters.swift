@@ -5,6 +5,10 @@ public struct CPUIDRegisters: Equatable, Sendable {
     public var ecx: UInt32
     public var edx: UInt32
 
+    /// All four are 0.
+    @inlinable
+    public var isEmpty: Bool { eax | ebx | ecx | edx == 0 }
+
     @inlinable
     public init(eax: UInt32 = 0, ebx: UInt32 = 0, ecx: UInt32 = 0, edx: UInt32 = 0) {
         self.eax = eax

@@ -8,24 +8,35 @@ public enum TallyLeaf {
     public static let signature: UInt32 = 0x4FFF_FF00
     /// ABI version, feature bits, TSC frequency, reason vocabulary.
     public static let features: UInt32 = 0x4FFF_FF01
+    /// Count and cycles of all exits of the vCPU that asks.
+    public static let vcpuTotal: UInt32 = 0x4FFF_FF02
+    /// Where the guest finds the counters themselves in its memory.
+    public static let page: UInt32 = 0x4FFF_FF03
     /// Count and cycles of the one reason given in ECX, read as a pair.
     public static let reason: UInt32 = 0x4FFF_FFFD
     /// Count of the one reason given in ECX.
     public static let reasonCount: UInt32 = 0x4FFF_FFFE
-    /// Count and cycles of all exits; ECX = 0 for the VM, 1 for the vCPU that asks.
+    /// Count and cycles of all exits of the VM, whatever is in ECX: GCC's own `__cpuid()` leaves it unset.
     public static let total: UInt32 = 0x4FFF_FFFF
 
     /// Every leaf of the class: the VMM answers all of them, defined or not.
     public static let range: ClosedRange<UInt32> = 0x4FFF_FF00...0x4FFF_FFFF
 
     /// The version of this ABI, EAX of ``features``.
-    public static let version: UInt32 = 1
+    public static let version: UInt32 = 2
 }
 
-/// Whose exits a total counts: ECX of ``TallyLeaf/total``.
+/// Whose exits a total counts.
 public enum TallyScope: UInt32, Sendable {
     case machine = 0
     case vcpu = 1
+
+    /// EAX and ECX that ask a host of an ABI version for it: version 1 had the scope in ECX of ``TallyLeaf/total``.
+    @inlinable
+    public func question(version: UInt32) -> (leaf: UInt32, subleaf: UInt32) {
+        guard version > 1 else { return (TallyLeaf.total, rawValue) }
+        return (self == .machine ? TallyLeaf.total : TallyLeaf.vcpuTotal, 0)
+    }
 }
 
 /// Exits, and the TSC cycles spent on those that have ended.
@@ -49,10 +60,9 @@ public enum TallyQuery: Equatable, Sendable {
     case total(TallyScope)
     case reason(UInt32)
     case reasonCount(UInt32)
-    /// A subleaf of ``TallyLeaf/total`` that names no scope.
-    case undefinedScope
+    case page
     /// A leaf without a meaning in this version: all zero.
-    case reserved
+    case reserved(UInt32)
 
     /// Decodes EAX and ECX of a CPUID; nil when the leaf is not of this class.
     @inlinable
@@ -60,15 +70,12 @@ public enum TallyQuery: Equatable, Sendable {
         switch leaf {
         case TallyLeaf.signature: self = .signature
         case TallyLeaf.features: self = .features
-        case TallyLeaf.total:
-            guard let scope = TallyScope(rawValue: subleaf) else {
-                self = .undefinedScope
-                return
-            }
-            self = .total(scope)
+        case TallyLeaf.total: self = .total(.machine)
+        case TallyLeaf.vcpuTotal: self = .total(.vcpu)
+        case TallyLeaf.page: self = .page
         case TallyLeaf.reason: self = .reason(subleaf)
         case TallyLeaf.reasonCount: self = .reasonCount(subleaf)
-        case TallyLeaf.range: self = .reserved
+        case TallyLeaf.range: self = .reserved(leaf)
         default: return nil
         }
     }
@@ -91,6 +98,10 @@ public struct TallyFeatures: Equatable, Sendable {
         public static let perReason = Flags(rawValue: 1 << 1)
         /// ``TallyScope/vcpu`` is answered.
         public static let perVCPU = Flags(rawValue: 1 << 2)
+        /// Counting began while the VM was running already.
+        public static let beganLate = Flags(rawValue: 1 << 3)
+        /// ``TallyLeaf/page`` tells where the counters are.
+        public static let page = Flags(rawValue: 1 << 4)
     }
 
     /// EDX: how reason codes are to be read.
@@ -143,7 +154,7 @@ extension CPUIDRegisters {
     public static let tallySignature = CPUIDRegisters(
         eax: TallyLeaf.total, ebx: 0x6154_4D56, ecx: 0x4579_6C6C, edx: 0x7374_6978)
 
-    /// The answer to a reason that the vocabulary does not define, and to ``TallyQuery/undefinedScope``.
+    /// The answer to a reason that the vocabulary does not define.
     public static let tallyUndefined = CPUIDRegisters(edx: 0xFFFF_FFFF)
 
     /// Encodes a count and its cycles: ``TallyLeaf/total`` and ``TallyLeaf/reason``.

@@ -142,6 +142,12 @@ public struct RIPSnapshot: Equatable, Sendable {
         }
     }
 
+    /// Of the places' codes.
+    public static let vocabulary = TallyFeatures.Vocabulary.kvm
+
+    /// The kernel's name of a place's reason.
+    public static func name(of place: Place) -> String { ReasonVocabulary.vocabulary(vocabulary).name(place.code) }
+
     /// Most exits first; among equals by RIP and code.
     public private(set) var places: [Place]
     /// Exits whose place found no room in the table.

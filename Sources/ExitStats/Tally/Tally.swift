@@ -27,6 +27,23 @@ public final class Tally: Sendable {
         memory = try Memory()
     }
 
+    /// The same with the counters in a part of a file, for others to map; histograms stay private memory.
+    ///
+    /// - Parameters:
+    ///   - file: shared memory, of ``TallyPageLayout/stride`` zero bytes from `offset` on. It may be closed afterwards.
+    ///   - offset: a multiple of the page size.
+    public init(in file: Int32, at offset: Int) throws(TallyMemoryError) {
+        let memory = try Memory()
+        let size = TallyPageLayout.stride
+        guard mmap(memory.base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, offset) == memory.base
+        else {
+            let error = TallyMemoryError(bytes: size, errno: errno)
+            memory.unmap()
+            throw error
+        }
+        self.memory = memory
+    }
+
     deinit {
         memory.unmap()
     }
@@ -46,14 +63,14 @@ public final class Tally: Sendable {
     /// Copies all counters. An exit that is under way is in the counts, not in cycles or histogram.
     ///
     /// While the writer runs, the histogram may be one exit away from count and cycles.
-    public func snapshot() -> TallySnapshot {
+    public func snapshot() -> ExitCounts {
         let pending = memory.pending.pointee.load(ordering: .relaxed)
         let direct = (0..<UInt32(Self.directSlots)).map { (slot: Int($0), code: $0) }
         let claimed = (0..<memory.claims.pointee.load(ordering: .acquiring)).map { claim in
             let slot = Self.directSlots + claim
             return (slot: slot, code: memory.codes[claim].load(ordering: .relaxed))
         }
-        let reasons = (direct + claimed).compactMap { (slot, code) -> ReasonTally? in
+        let reasons = (direct + claimed).compactMap { (slot, code) -> ExitCounts.Reason? in
             let counters = memory.slots + slot
             let pair = counters.pointee.pair()
             guard pair.count > 0 else { return nil }
@@ -61,11 +78,15 @@ public final class Tally: Sendable {
             let buckets = (first..<first + CycleHistogram.bucketCount).map { bucket in
                 memory.buckets[bucket].load(ordering: .relaxed) + (bucket == pending ? 1 : 0)
             }
-            return ReasonTally(
-                code: code, count: pair.count, cycles: pair.cycles,
-                minimum: counters.pointee.minimum, maximum: counters.pointee.maximum, buckets: buckets)
+            let shortest = counters.pointee.minimum
+            let hasEnded = buckets.contains { $0 > 0 }
+            return ExitCounts.Reason(
+                code: code, count: pair.count,
+                times: ExitCounts.Times(
+                    cycles: pair.cycles,
+                    range: hasEnded ? shortest...max(shortest, counters.pointee.maximum) : nil, buckets: buckets))
         }
-        return TallySnapshot(reasons: reasons)
+        return ExitCounts(source: .vmm, vocabulary: .kvm, reasons: reasons)
     }
 }
 

@@ -17,6 +17,11 @@ struct ACPITables {
     let virtio: [VirtioDevice]
     /// Announces PM1 registers, PM timer, PIC, PIT and real-time clock.
     var fixedHardware = false
+    /// Guest physical addresses of the tally page; nil: none. Reserved in the memory map as well.
+    var tallyPage: Range<UInt64>?
+
+    /// The page's device: no driver of Linux claims it, which would keep /dev/mem from it.
+    static let tallyPageID = "VMTL0001"
 
     /// Room for the tables, from ``LinuxBoot/Layout/acpi`` on.
     private static let room = Int(LinuxBoot.Layout.resetVector - LinuxBoot.Layout.acpi)
@@ -154,6 +159,18 @@ struct ACPITables {
                         AML.resources([
                             AML.memory32(UInt32(truncatingIfNeeded: device.address), count: 0x1000),
                             AML.extendedInterrupt(device.gsi),
+                        ])))
+        }
+        if let tallyPage {
+            devices += AML.device(
+                "TLYP",
+                AML.name("_HID", AML.string(Self.tallyPageID)) + AML.name("_UID", AML.integer(0))
+                    + AML.name(
+                        "_CRS",
+                        AML.resources([
+                            AML.memory32(
+                                UInt32(truncatingIfNeeded: tallyPage.lowerBound),
+                                count: UInt32(tallyPage.count), isWritable: false)
                         ])))
         }
         let softOff = AML.name("_S5_", AML.package([AML.integer(UInt64(ACPIPower.softOff)), AML.integer(0)]))
@@ -306,9 +323,9 @@ enum AML {
         return bytes
     }
 
-    /// Memory32Fixed(ReadWrite, address, count).
-    static func memory32(_ address: UInt32, count: UInt32) -> [UInt8] {
-        var bytes: [UInt8] = [0x86, 9, 0, 1]
+    /// Memory32Fixed(ReadWrite or ReadOnly, address, count).
+    static func memory32(_ address: UInt32, count: UInt32, isWritable: Bool = true) -> [UInt8] {
+        var bytes: [UInt8] = [0x86, 9, 0, isWritable ? 1 : 0]
         bytes.add(address)
         bytes.add(count)
         return bytes

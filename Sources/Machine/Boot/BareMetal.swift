@@ -1,4 +1,5 @@
 import CLinuxKVM
+import GuestCode
 import KVM
 
 /// How a bare-metal guest starts: image in RAM, boot structures and one stack a vCPU at RAM's end.

@@ -1,3 +1,6 @@
+import GuestCode
+import Linux
+
 /// A Linux kernel as a bzImage, checked (Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
 ///
 /// It is entered by the 64-bit boot protocol, so the real-mode code stays unused.

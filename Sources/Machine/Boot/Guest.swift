@@ -1,4 +1,4 @@
-import CLinuxKVM
+import GuestCode
 import KVM
 
 /// What a machine is to run. The bytes must stay valid until the machine has been built.
@@ -57,7 +57,7 @@ public enum Guest {
 
 /// A guest in RAM.
 enum LoadedGuest {
-    case bareMetal(BareMetal, sites: [UInt64])
+    case bareMetal(BareMetal, ELF64)
     case linux(LinuxBoot)
     case multiboot(Multiboot)
 
@@ -75,7 +75,7 @@ enum LoadedGuest {
         switch guest {
         case .bareMetal(let bytes):
             let image = try lifted { () throws(ImageError) in try ELF64(bytes) }
-            self = .bareMetal(try BareMetal(image, bytes: bytes, into: memory, cpus: cpus), sites: image.sites)
+            self = .bareMetal(try BareMetal(image, bytes: bytes, into: memory, cpus: cpus), image)
         case .linux(let images):
             self = .linux(try LinuxBoot(images, into: memory, tables: tables))
         case .multiboot(let bytes, let commandLine):
@@ -88,7 +88,16 @@ enum LoadedGuest {
     /// CPUID instructions that the image lists.
     var sites: [UInt64] {
         switch self {
-        case .bareMetal(_, let sites): sites
+        case .bareMetal(_, let image): image.sites
+        case .linux, .multiboot: []
+        }
+    }
+
+    /// Where the image's bytes are, linear addresses being physical ones; empty where the guest's code will move.
+    var identityMapped: [Range<UInt64>] {
+        switch self {
+        case .bareMetal(_, let image):
+            image.segments.map { $0.address..<$0.address + UInt64($0.file.count) }
         case .linux, .multiboot: []
         }
     }

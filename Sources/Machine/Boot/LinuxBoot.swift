@@ -1,5 +1,7 @@
 import CLinuxKVM
+import GuestCode
 import KVM
+import Linux
 
 /// What a Linux guest boots from.
 public struct LinuxImages {
@@ -54,7 +56,7 @@ struct LinuxBoot {
 
     init(_ images: LinuxImages, into memory: GuestMemory, tables: ACPITables) throws(MachineError) {
         let acpi = try tables.write(to: memory)
-        let map = MemoryMap(memory)
+        let map = MemoryMap(memory, tallyPage: tables.tallyPage)
         if BzImage.recognizes(images.kernel) {
             let image = try lifted { () throws(ImageError) in try BzImage(images.kernel) }
             guard let address = image.loadAddress(limit: memory.lowSize) else {
@@ -184,13 +186,16 @@ struct MemoryMap {
 
     let entries: [(range: Range<UInt64>, kind: Kind)]
 
-    init(_ memory: GuestMemory) {
+    init(_ memory: GuestMemory, tallyPage: Range<UInt64>? = nil) {
         var entries: [(Range<UInt64>, Kind)] = [
             (0..<LinuxBoot.Layout.lowEnd, .ram),
             (LinuxBoot.Layout.lowEnd..<0xA_0000, .reserved),
             (LinuxBoot.Layout.acpi..<LinuxBoot.Layout.highStart, .reserved),
             (LinuxBoot.Layout.highStart..<max(LinuxBoot.Layout.highStart, memory.lowSize), .ram),
         ]
+        if let tallyPage {
+            entries.append((tallyPage, .reserved))
+        }
         if memory.size > memory.lowSize {
             entries.append((GuestMemory.holeEnd..<GuestMemory.holeEnd + memory.size - memory.lowSize, .ram))
         }

@@ -1,5 +1,7 @@
 import CLinuxKVM
+import GuestCode
 import KVM
+import Linux
 
 /// A Multiboot 1 image in RAM (Multiboot Specification 0.6.96).
 struct Multiboot {
@@ -78,7 +80,7 @@ struct Multiboot {
         }
         try memory.copy(text + [0], to: Layout.commandLine)
         try memory.copy(Array(name.utf8.prefix(255)) + [0], to: Layout.name)
-        try Self.writeInformation(to: memory)
+        try Self.writeInformation(MemoryMap(memory, tallyPage: tables.tallyPage), to: memory)
         try Self.writeInterruptHandlers(to: memory)
         Self.writeDataArea(to: memory)
         memory.store(0x00CF_9B00_0000_FFFF as UInt64, at: Layout.gdt + 8)
@@ -145,9 +147,9 @@ struct Multiboot {
     }
 
     /// The information structure: memory sizes, command line, memory map, boot loader's name (3.3).
-    private static func writeInformation(to memory: GuestMemory) throws(MachineError) {
+    private static func writeInformation(_ memoryMap: MemoryMap, to memory: GuestMemory) throws(MachineError) {
         var map: [UInt8] = []
-        for entry in MemoryMap(memory).entries {
+        for entry in memoryMap.entries {
             map.add(20 as UInt32)
             map.add(entry.range.lowerBound)
             map.add(UInt64(entry.range.count))

@@ -1,4 +1,3 @@
-import CLinuxKVM
 import KVM
 
 extension CPUIDTable {

@@ -4,9 +4,9 @@ import KVM
 
 /// Answers one vCPU's CPUID in userspace, by breakpoints (docs/live-cpuid.md).
 ///
-/// DR0 guards the guest's #GP handler: with CPUID faulting on, a CPUID in ring 3 arrives there. DR1 to DR3 guard CPUID
-/// instructions whose addresses are known. Both can be in use at once. Where neither reaches ring 3, a HLT in place of
-/// a known CPUID does.
+/// A breakpoint guards the guest's #GP handler: with CPUID faulting on, a CPUID in ring 3 arrives there. Another guards
+/// the gate that leads to it, for the guest may change it. What debug registers are left guard CPUID instructions whose
+/// addresses are known, and the guest's LIDTs. Where none of these reaches ring 3, a HLT in place of a known CPUID does.
 struct CPUIDInterposer: ~Copyable {
     /// Tally leaves answered so far.
     private(set) var answered = LeafReport.Answered()
@@ -14,6 +14,8 @@ struct CPUIDInterposer: ~Copyable {
     private(set) var last: CPUIDRegisters?
     /// The machine's totals as the guest was told them, the first ``LeafReport/readingLimit``.
     private(set) var readings: [TallyPair] = []
+    /// Questions for leaves of the tally's range that have no meaning, by leaf.
+    private(set) var meaningless: [UInt32: UInt64] = [:]
 
     /// MSR_IA32_TSX_CTRL, which hides two bits of leaf 7.
     private static let tsxControl: UInt32 = 0x122
@@ -27,11 +29,15 @@ struct CPUIDInterposer: ~Copyable {
     private(set) var searches: [CPUIDSite]
     /// Sites in ring 3 whose first byte is a HLT now.
     private var planted: [UInt64] = []
-    /// Linear address of the guest's #GP handler, while the breakpoint and CPUID faulting are on.
-    private var handler: UInt64?
+    /// The guest's #GP handler; CPUID faulting is on while it has its breakpoint.
+    private var fault = FaultHandler()
     /// The breakpoints are off for one instruction.
     private var stepping = false
     private var faultingMSRs = FaultingMSRs()
+    /// What KVM's MSR 0x140 has.
+    private var isFaulting = false
+    /// The guest has changed a gate that was armed: its other vCPUs may use the same IDT.
+    private(set) var gateChanges = 0
     private var table: CPUIDTable?
 
     init(plan: LiveCPUIDPlan, answers: TallyAnswers, memory: GuestMemory) {
@@ -56,27 +62,40 @@ struct CPUIDInterposer: ~Copyable {
     var tscKHz: UInt32 { answers.tscKHz }
 
     /// True while the guest has not yet shown where its #GP handler is.
-    var isWaitingForHandler: Bool { plan.usesHandler && handler == nil }
+    var isWaitingForHandler: Bool { plan.usesHandler && fault.handler == nil }
 
-    /// Arms the #GP handler's breakpoint and turns on CPUID faulting, if the guest's IDT has a gate 13 by now.
-    mutating func armIfPossible(_ vcpu: borrowing VCPU) throws(KVMError) {
+    /// Looks at the guest's IDT: arms the #GP handler that it has now and turns CPUID faulting on, or both off.
+    mutating func arm(_ vcpu: borrowing VCPU, _ occasion: FaultHandler.Occasion) throws(KVMError) {
         guard plan.usesHandler || !searches.isEmpty else { return }
-        let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
-        let found = linear.generalProtectionHandler(vcpu)
-        let isNewSite = findSites(handler: found, linear, vcpu)
-        let isNewHandler = plan.usesHandler && found != nil && found != handler
-        if isNewHandler {
-            handler = found
-            if plan.plants {
-                plant(linear)
-            }
+        try arm(vcpu, LinearMemory(memory: memory, special: try vcpu.specialRegisters()), occasion)
+    }
+
+    private mutating func arm(
+        _ vcpu: borrowing VCPU, _ linear: LinearMemory, _ occasion: FaultHandler.Occasion
+    ) throws(KVMError) {
+        let gate = linear.faultGate()
+        let isNewSite = findSites(handler: gate?.handler, linear, vcpu)
+        guard plan.usesHandler else { return isNewSite ? try setBreakpoints(vcpu) : () }
+        let before = fault.handler
+        let isNewHandler = fault.update(gate, occasion)
+        if let before, before != fault.handler {
+            gateChanges += 1
+        }
+        if isNewHandler, plan.plants, fault.handler != nil {
+            plant(linear)
         }
         if isNewHandler || isNewSite {
             try setBreakpoints(vcpu)
         }
-        if isNewHandler, plan.fault {
-            try FaultingMSRs.enable(vcpu)
-        }
+        try setFaulting(vcpu)
+    }
+
+    /// Has CPUID fault in ring 3 while that can be answered, or the guest wants it.
+    private mutating func setFaulting(_ vcpu: borrowing VCPU) throws(KVMError) {
+        let wanted = faultingMSRs.guestFaulting || (plan.fault && fault.handler != nil)
+        guard wanted != isFaulting else { return }
+        try FaultingMSRs.set(vcpu, faulting: wanted)
+        isFaulting = wanted
     }
 
     /// Looks for what `searches` has; true when something was found, and is to get its breakpoint.
@@ -106,25 +125,32 @@ struct CPUIDInterposer: ~Copyable {
         sites.removeAll { planted.contains($0) }
     }
 
-    /// KVM_EXIT_DEBUG: a CPUID of ours, or an event that is the guest's own.
+    /// KVM_EXIT_DEBUG: a CPUID of ours, a change of the guest's IDT, or an event that is the guest's own.
     mutating func debugExit(_ vcpu: borrowing VCPU) throws(KVMError) {
+        let debug = vcpu.runPage.pointee.debug.arch
+        let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
+        let before = (handler: fault.handler, changes: gateChanges, hit: watchHit(debug.dr6))
+        // The IDT may have changed, a module may have come. A LIDT that has been stepped over is the guest's word.
+        try arm(vcpu, linear, stepping ? .told : .chance)
         if stepping {
             stepping = false
             return try setBreakpoints(vcpu)
         }
-        let debug = vcpu.runPage.pointee.debug.arch
-        let linear = LinearMemory(memory: memory, special: try vcpu.specialRegisters())
-        // A module may have come.
-        if !searches.isEmpty, findSites(handler: linear.generalProtectionHandler(vcpu), linear, vcpu) {
-            try setBreakpoints(vcpu)
-        }
-        if debug.pc == handler {
+        if let handler = before.handler, debug.pc == handler {
             try answerFault(vcpu, linear)
         } else if sites.contains(debug.pc) {
             try answerSite(vcpu, linear, at: debug.pc)
-        } else {
+        } else if plan.tableLoads.contains(debug.pc) {
+            try step(vcpu)
+        } else if !before.hit, before.changes == gateChanges {
             try vcpu.reinjectDebugException(dr6: debug.dr6, breakpoints: breakpoints)
         }
+    }
+
+    /// Whether a write breakpoint on the gate has hit, by DR6.
+    private func watchHit(_ dr6: UInt64) -> Bool {
+        let armed = armed
+        return (armed.execution.count..<armed.execution.count + armed.writes.count).contains { dr6 >> $0 & 1 == 1 }
     }
 
     /// KVM_EXIT_X86_CPUID: the kernel sends us a tally leaf, with an answer that we replace.
@@ -145,11 +171,16 @@ struct CPUIDInterposer: ~Copyable {
 
     /// WRMSR likewise; false: #GP.
     mutating func writeMSR(_ index: UInt32, _ value: UInt64, _ vcpu: borrowing VCPU) throws(KVMError) -> Bool {
-        guard faultingMSRs.write(index, value) else { return false }
-        // Linux writes 0x140 on each CPU when its IDT is final.
-        try armIfPossible(vcpu)
-        if !plan.fault || handler == nil {
-            try FaultingMSRs.set(vcpu, faulting: faultingMSRs.guestFaulting)
+        if index == FaultingMSRs.systemCallTarget {
+            // KVM refuses what the processor would.
+            guard (try? vcpu.setMSRs([(index, value)])) != nil else { return false }
+        } else {
+            guard faultingMSRs.write(index, value) else { return false }
+        }
+        // By the time of either the IDT is there.
+        try arm(vcpu, .told)
+        if !plan.usesHandler {
+            try setFaulting(vcpu)
         }
         return true
     }
@@ -159,7 +190,7 @@ struct CPUIDInterposer: ~Copyable {
         _ vcpu: borrowing VCPU, _ linear: LinearMemory, at address: UInt64
     ) throws(KVMError) {
         let isUser = linear.special.ss.dpl == 3
-        if isUser, plan.fault, handler != nil {
+        if isUser, plan.fault, fault.handler != nil {
             // Faulting covers ring 3, and knows when the guest wants the fault for itself.
             sites.removeAll { $0 == address }
             return try setBreakpoints(vcpu)
@@ -180,8 +211,7 @@ struct CPUIDInterposer: ~Copyable {
         guard !faultingMSRs.guestFaulting,
             let frame = InterruptFrame(at: vcpu.copies.pointee.regs.rsp, linear, vcpu),
             frame.fromUser, frame.errorCode == 0,
-            let code = InterruptFrame.segment(frame.cs, linear, vcpu),
-            let stack = InterruptFrame.segment(frame.ss, linear, vcpu),
+            let (code, stack) = frame.segments(linear, vcpu),
             let length = cpuidLength(at: code.base &+ frame.rip, linear, vcpu)
         else { return try resume(vcpu) }
         var special = linear.special
@@ -189,6 +219,7 @@ struct CPUIDInterposer: ~Copyable {
             answered.faults += try answer(&registers, vcpu)
             frame.unwind(&registers, &special, code: code, stack: stack, past: length)
         }
+        special.tr.type = plan.taskType
         vcpu.copies.pointee.sregs = special
         vcpu.copyIn(.special)
         try trapIfStepped(vcpu, special)
@@ -209,7 +240,9 @@ struct CPUIDInterposer: ~Copyable {
 
     /// Length of the instruction that raised #GP, if it is a CPUID or stands for one.
     private func cpuidLength(at address: UInt64, _ linear: LinearMemory, _ vcpu: borrowing VCPU) -> UInt64? {
-        planted.contains(address) ? 2 : plan.fault ? linear.cpuidLength(at: address, vcpu) : nil
+        guard planted.contains(address) else { return plan.fault ? linear.cpuidLength(at: address, vcpu) : nil }
+        // The guest may have put other code there since.
+        return linear.read(address, count: 2, vcpu) == [Self.hlt, 0xA2] ? 2 : nil
     }
 
     /// Writes the answer into RAX to RDX: ours live, any other as KVM itself would have given it.
@@ -239,6 +272,9 @@ struct CPUIDInterposer: ~Copyable {
     private mutating func live(_ query: TallyQuery) -> CPUIDRegisters {
         let result = answers.answer(query)
         last = result
+        if case .reserved(let leaf) = query {
+            meaningless[leaf, default: 0] += 1
+        }
         if query == .total(.machine), readings.count < LeafReport.readingLimit, let pair = result.tallyPair {
             readings.append(pair)
         }
@@ -260,12 +296,27 @@ struct CPUIDInterposer: ~Copyable {
         if plan.resumeFlagWorks {
             try vcpu.changeRegisters { (registers, _) in registers.rflags |= 0x1_0000 }
         } else {
-            stepping = true
-            try vcpu.setGuestDebug(.singleStep)
+            try step(vcpu)
         }
     }
 
-    private var breakpoints: kvm_guest_debug { .breakpoints([handler] + sites) }
+    /// The same, and comes back behind it.
+    private mutating func step(_ vcpu: borrowing VCPU) throws(KVMError) {
+        stepping = true
+        try vcpu.setGuestDebug(.singleStep)
+    }
+
+    /// What the debug registers guard, in their order.
+    private var armed: (execution: [UInt64], writes: [UInt64]) {
+        let gate = plan.watchesGate ? fault.watched : nil
+        // The gate's lower half, with what most guests change of it; the upper one where a register is left.
+        let writes = gate.map { [$0 & ~7, ($0 & ~7) &+ 8] } ?? []
+        let execution = ([fault.handler].compactMap(\.self) + sites + plan.tableLoads)
+            .prefix(gate == nil ? 4 : 3)
+        return (Array(execution), Array(writes.prefix(4 - execution.count)))
+    }
+
+    private var breakpoints: kvm_guest_debug { .breakpoints(armed.execution, writes: armed.writes) }
 
     private func setBreakpoints(_ vcpu: borrowing VCPU) throws(KVMError) {
         try vcpu.setGuestDebug(breakpoints)

@@ -1,3 +1,4 @@
+import GuestCode
 import KVM
 
 /// Guest code with a CPUID instruction in it, for a breakpoint to answer (`--cpuid-site`).

@@ -1,14 +1,21 @@
 import KVM
 
 /// The guest's own view of CPUID faulting, while the VMM uses the real one (SDM vol. 3B 20.15, vol. 4 table 2-2).
-struct FaultingMSRs {
+package struct FaultingMSRs {
     /// MSR_PLATFORM_INFO; bit 31: CPUID faulting exists.
     static let platformInfo: UInt32 = 0xCE
     /// MSR_MISC_FEATURES_ENABLES; bit 0: CPUID faults at CPL > 0.
-    static let miscFeaturesEnables: UInt32 = 0x140
+    package static let miscFeaturesEnables: UInt32 = 0x140
+
+    /// MSR_LSTAR, where SYSCALL goes. A kernel sets it up on each CPU before ring 3 first runs there; Linux, in
+    /// cpu_init(), right after the IDT (trap_init(), start_secondary()).
+    static let systemCallTarget: UInt32 = 0xC000_0082
 
     /// What the guest must not reach in KVM while the VMM uses faulting.
-    static let ranges = [platformInfo...platformInfo, miscFeaturesEnables...miscFeaturesEnables]
+    static let filter = [
+        MSRFilterRange(base: platformInfo, allow: false), MSRFilterRange(base: miscFeaturesEnables, allow: false),
+        MSRFilterRange(base: systemCallTarget, accesses: .write, allow: false),
+    ]
 
     private static let faultingExists: UInt64 = 1 << 31
 
@@ -31,12 +38,8 @@ struct FaultingMSRs {
         return true
     }
 
-    static func enable(_ vcpu: borrowing VCPU) throws(KVMError) {
-        try vcpu.setMSRs([(platformInfo, faultingExists)])
-        try set(vcpu, faulting: true)
-    }
-
+    /// Turns faulting on or off in KVM.
     static func set(_ vcpu: borrowing VCPU, faulting: Bool) throws(KVMError) {
-        try vcpu.setMSRs([(miscFeaturesEnables, faulting ? 1 : 0)])
+        try vcpu.setMSRs([(platformInfo, faultingExists), (miscFeaturesEnables, faulting ? 1 : 0)])
     }
 }

@@ -15,7 +15,9 @@ extension CPUIDTable {
     /// What KVM supports, made one vCPU's own: its APIC ID, and the snapshot of the tally as the floor under all modes.
     ///
     /// The snapshot is from before the vCPU first ran, so its counts are zero: KVM freezes the table then.
-    func forGuest(apicID: UInt32, tscKHz: UInt32, _ leaves: TallyLeaves) -> CPUIDTable {
+    func forGuest(
+        apicID: UInt32, tscKHz: UInt32, _ leaves: TallyLeaves, page: CPUIDRegisters = CPUIDRegisters()
+    ) -> CPUIDTable {
         var table = self
         for index in table.entries.indices {
             switch table.entries[index].function {
@@ -27,16 +29,30 @@ extension CPUIDTable {
             default: break
             }
         }
-        guard leaves != .asListed else { return table }
+        guard leaves != .asListed else {
+            table.announce(page)
+            return table
+        }
         table.entries.removeAll { TallyLeaf.range.contains($0.function) }
         guard leaves == .snapshot else { return table }
         let features = TallyFeatures(flags: [], tscKHz: tscKHz, vocabulary: .kvm).registers
         table.set(leaf: TallyLeaf.signature, .tallySignature)
         table.set(leaf: TallyLeaf.features, features)
-        for leaf in [TallyLeaf.reason, TallyLeaf.reasonCount, TallyLeaf.total] {
+        for leaf in [TallyLeaf.reason, TallyLeaf.reasonCount, TallyLeaf.total, TallyLeaf.vcpuTotal] {
             table.set(leaf: leaf, CPUIDRegisters())
         }
+        table.announce(page)
         return table
+    }
+
+    /// Tells where the page is: an answer that does not change, which a kernel that counts leaves as it is.
+    private mutating func announce(_ page: CPUIDRegisters) {
+        guard !page.isEmpty, let features = entries.firstIndex(where: { $0.function == TallyLeaf.features }) else {
+            return
+        }
+        entries[features].ebx |= TallyFeatures.Flags.page.rawValue
+        entries.removeAll { $0.function == TallyLeaf.page }
+        set(leaf: TallyLeaf.page, page)
     }
 
     private mutating func set(leaf: UInt32, _ registers: CPUIDRegisters) {

@@ -1,3 +1,4 @@
+import CLinuxKVM
 import ExitStats
 import KVM
 
@@ -11,12 +12,18 @@ public enum HostAnswers: Equatable, Sendable {
     case userspace
 
     /// KVM_CAP_X86_USER_SPACE_CPUID and KVM_EXIT_X86_CPUID; numbers that upstream will not reach.
-    static let capability = Capability(rawValue: 0x7674_0001)
-    static let exitReason: UInt32 = 0x7674_0001
+    package static let capability = Capability(rawValue: 0x7674_0001)
+    package static let exitReason: UInt32 = 0x7674_0001
 
     /// The kernel would answer a guest with the signature in its table.
-    var kernelCounts: Bool {
+    package var kernelCounts: Bool {
         if case .kernel = self { true } else { false }
+    }
+
+    /// VM exits by reason, out of KVM's statistics; nil where this kernel does not count them.
+    package func exits(_ counters: KernelCounters) -> ExitCounts? {
+        guard case .kernel(let vocabulary) = self else { return nil }
+        return ExitCounts(kernelPatch: counters.counter, vocabulary)
     }
 
     /// - Parameter supported: KVM_GET_SUPPORTED_CPUID, where a kernel that counts lists the leaves.

@@ -30,8 +30,17 @@ struct InterruptFrame {
         special.ss = stack
     }
 
+    /// Where the frame goes back to; nil if IRETQ would not take it.
+    func segments(_ linear: LinearMemory, _ vcpu: borrowing VCPU) -> (code: kvm_segment, stack: kvm_segment)? {
+        // Type bits: 8 code, 2 writable data (SDM vol. 3A table 3-1).
+        guard let code = Self.segment(cs, linear, vcpu), code.type & 8 != 0,
+            let stack = Self.segment(ss, linear, vcpu), stack.type & 0b1010 == 0b10, ss & 3 == 3
+        else { return nil }
+        return (code, stack)
+    }
+
     /// The ring-3 descriptor that a selector names in the guest's GDT or LDT, as a segment register holds it.
-    static func segment(_ selector: UInt16, _ linear: LinearMemory, _ vcpu: borrowing VCPU) -> kvm_segment? {
+    private static func segment(_ selector: UInt16, _ linear: LinearMemory, _ vcpu: borrowing VCPU) -> kvm_segment? {
         let special = linear.special
         let local = selector & 4 != 0
         let base = local ? special.ldt.base : special.gdt.base

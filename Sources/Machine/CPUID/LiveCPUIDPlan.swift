@@ -18,27 +18,36 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     public let host: HostAnswers
     /// Ring 3, by CPUID faulting.
     public let fault: Bool
-    /// Guest linear addresses with a breakpoint, at most three.
+    /// Guest linear addresses with a breakpoint, as many as ``siteLimit``.
     public let sites: [UInt64]
-    /// Code whose CPUID instruction gets a breakpoint once it is found; with `sites` at most three.
+    /// Code whose CPUID instruction gets a breakpoint once it is found; with `sites` as many as ``siteLimit``.
     public let searches: [CPUIDSite]
+    /// The guest's writes of its #GP gate are seen.
+    let watchesGate: Bool
+    /// LIDT instructions of the guest that get a breakpoint: linear addresses.
+    let tableLoads: [UInt64]
     /// Sites in ring 3 are answered by a HLT in their place: #GP, where breakpoints and CPUID itself do not stop ring 3.
     let plants: Bool
     /// RFLAGS.RF suppresses a breakpoint once; otherwise the VMM steps over it.
     let resumeFlagWorks: Bool
+    /// ``BreakpointSupport/taskType``.
+    let taskType: UInt8
     /// What a vCPU's table has, under all that is live.
     let leaves: TallyLeaves
     /// Why not all that was asked for is there; nil when it is.
     public let shortfall: String?
 
-    /// DR0 is for the #GP handler.
-    static let siteLimit = 3
+    private static let debugRegisters = 4
+
+    /// One debug register is for the #GP handler; where CPUID faulting is used, another is for its gate.
+    private static func siteLimit(watchesGate: Bool) -> Int { debugRegisters - (watchesGate ? 2 : 1) }
 
     /// Nothing but the table, or what the host kernel answers.
     private init(_ host: HostAnswers, leaves: TallyLeaves) {
         self.host = host
         self.leaves = leaves
-        (fault, sites, searches, plants, resumeFlagWorks, shortfall) = (false, [], [], false, false, nil)
+        (fault, sites, searches, watchesGate, tableLoads) = (false, [], [], false, [])
+        (plants, resumeFlagWorks, taskType, shortfall) = (false, false, 11, nil)
     }
 
     /// Whether any reading is live.
@@ -85,9 +94,11 @@ extension LiveCPUIDMode {
 extension LiveCPUIDPlan {
     /// Settles on what works.
     ///
+    /// - Parameter tableLoads: the guest's LIDT instructions, at most so many.
     /// - Throws: ``MachineError/configuration(_:)`` when the user named a mode that this host does not have.
     init(
         _ mode: LiveCPUIDMode, sites: [UInt64], searches: [CPUIDSite] = [], cpus: Int, host: HostAnswers,
+        tableLoads: (Int) -> [UInt64] = { _ in [] },
         support: () throws(MachineError) -> BreakpointSupport
     ) throws(MachineError) {
         let floor = host.kernelCounts ? TallyLeaves.none : .snapshot
@@ -113,16 +124,26 @@ extension LiveCPUIDPlan {
         default: break
         }
         self.host = .none
-        leaves = floor
+        // A snapshot that the guest does not get is none.
+        leaves = support.rangeIsTaken ? .none : floor
         fault = wantsFault && support.faulting
-        self.sites = wantsSites && support.hardware ? Array(sites.prefix(Self.siteLimit)) : []
-        self.searches =
-            wantsSites && support.hardware ? Array(searches.prefix(Self.siteLimit - self.sites.count)) : []
+        watchesGate = fault && support.writes
+        let limit = Self.siteLimit(watchesGate: watchesGate)
+        let (sites, searches) = wantsSites && support.hardware ? (sites, searches) : ([], [])
+        self.sites = Array(sites.prefix(limit))
+        self.searches = Array(searches.prefix(limit - self.sites.count))
+        self.tableLoads = fault ? tableLoads(limit - self.sites.count - self.searches.count) : []
         // What is planted is there for all vCPUs, but each has its own breakpoint to wait for.
         plants = !fault && !self.sites.isEmpty && support.privilegedFaults && cpus == 1
         resumeFlagWorks = support.resumeFlag
+        taskType = support.taskType
         shortfall =
-            wantsSites && sites.count + searches.count > Self.siteLimit
-            ? "only the first \(Self.siteLimit) of \(sites.count + searches.count) sites are live" : support.missing
+            if support.rangeIsTaken {
+                "this host's KVM has answers of its own to CPUID 0x4FFFFFFF, which are not ours (docs/cpuid-abi.md)"
+            } else if sites.count + searches.count > limit {
+                "only the first \(limit) of \(sites.count + searches.count) sites are live"
+            } else {
+                support.missing
+            }
     }
 }

@@ -8,6 +8,8 @@ struct TallyAnswers: Sendable {
     let machine: [Tally]
     /// TSC frequency in kHz, 0 if unknown.
     let tscKHz: UInt32
+    /// Where the guest has the counters in its memory; all 0: nowhere.
+    var page = CPUIDRegisters()
 
     static let vocabulary = ReasonVocabulary.kvm
 
@@ -15,7 +17,10 @@ struct TallyAnswers: Sendable {
         switch query {
         case .signature: .tallySignature
         case .features:
-            TallyFeatures(flags: [.live, .perReason, .perVCPU], tscKHz: tscKHz, vocabulary: .kvm).registers
+            TallyFeatures(
+                flags: page.isEmpty ? [.live, .perReason, .perVCPU] : [.live, .perReason, .perVCPU, .page],
+                tscKHz: tscKHz, vocabulary: .kvm
+            ).registers
         case .total(.vcpu): CPUIDRegisters(own.total)
         case .total(.machine): CPUIDRegisters(sum { $0.total })
         case .reason(let code):
@@ -23,7 +28,7 @@ struct TallyAnswers: Sendable {
         case .reasonCount(let code):
             Self.vocabulary.defines(code)
                 ? CPUIDRegisters(count: sum { $0.pair(reason: code) }.count) : .tallyUndefined
-        case .undefinedScope: .tallyUndefined
+        case .page: page
         case .reserved: CPUIDRegisters()
         }
     }

@@ -1,4 +1,5 @@
 import Glibc
+import Linux
 import Synchronization
 
 /// ACPI's fixed hardware in ports: events, sleep, reset and the timer (ACPI 6.5, 4.8.3 and 4.8.4).

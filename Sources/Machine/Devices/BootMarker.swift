@@ -1,4 +1,5 @@
 import ExitStats
+import KVM
 import Synchronization
 
 /// When a guest's boot is over (docs/boot-protocol.md).
@@ -16,11 +17,11 @@ public struct BootReading: Sendable {
     /// Since just before the first KVM_RUN, ns.
     public let nanoseconds: UInt64
     /// Userspace exits of all vCPUs.
-    public let userspace: TallySnapshot
+    public let userspace: ExitCounts
     /// What KVM counted.
     public let kernel: KernelCounters
     /// VM exits by reason, where the kernel counts them.
-    public let hardware: HardwareExits?
+    public let hardware: ExitCounts?
 }
 
 /// Notes the counters at the moment when the guest says that its boot is over. The first one counts.
@@ -28,7 +29,7 @@ final class BootMarker: Sendable {
     /// What the counters were, ns of the monotonic clock with them.
     struct Note: Sendable {
         let nanoseconds: UInt64
-        let tallies: [TallySnapshot]
+        let tallies: [ExitCounts]
         let kernel: KernelCounters
     }
 

@@ -1,4 +1,3 @@
-import CLinuxKVM
 import Glibc
 import Synchronization
 

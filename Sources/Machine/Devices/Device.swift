@@ -1,5 +1,5 @@
 /// A device that claims ports or memory. Any vCPU's thread may call it, several at a time.
-protocol Device: AnyObject, Sendable {
+package protocol Device: AnyObject, Sendable {
     /// Fills `data`: 1, 2, 4 or 8 bytes from `offset`, which counts from the start of what the device claims.
     func read(_ offset: UInt32, _ data: UnsafeMutableRawBufferPointer)
 
@@ -11,13 +11,13 @@ protocol Device: AnyObject, Sendable {
 
 extension Device {
     /// Without anything to read, all ones.
-    func read(_ offset: UInt32, _ data: UnsafeMutableRawBufferPointer) {
+    package func read(_ offset: UInt32, _ data: UnsafeMutableRawBufferPointer) {
         data.initializeMemory(as: UInt8.self, repeating: 0xFF)
     }
 }
 
 /// How a guest asks for the end of its run.
-enum GuestRequest: Equatable {
+package enum GuestRequest: Equatable {
     /// QEMU's isa-debug-exit; the status is (value << 1) | 1.
     case exit(status: UInt32)
     case powerOff

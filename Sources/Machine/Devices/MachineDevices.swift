@@ -1,7 +1,12 @@
+<<<<<<< HEAD
 import CLinuxKVM
 import Glibc
 import KVM
 import Synchronization
+=======
+import KVM
+import Linux
+>>>>>>> main
 
 /// What a PC has beyond its fixed parts.
 public struct DeviceConfiguration: Sendable {
@@ -90,9 +95,14 @@ struct MachineDevices {
     let ioAPIC: IOAPIC?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
+<<<<<<< HEAD
     init(bareMetal output: SerialOutput, marker: BootMarker, bench: BenchHost? = nil) {
         loops = []
         messages = GuestMessages()
+=======
+    init(bareMetal output: SerialOutput, marker: BootMarker, extension more: (any MachineExtension)? = nil) {
+        loop = nil
+>>>>>>> main
         input = nil
         ioAPIC = nil
         platform = Platform(
@@ -100,8 +110,8 @@ struct MachineDevices {
                 (UART16550.ports, UART16550(output: output)),
                 (ExitPort.port...ExitPort.port, ExitPort()),
                 (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
-            ] + (bench.map { [(BenchPorts.range, BenchPorts($0))] } ?? []),
-            slots: bench.map { [BenchRegisters($0)] } ?? [], window: BenchLayout.device)
+            ] + (more?.ports ?? []),
+            slots: more?.registers ?? [], window: more?.window ?? 0)
     }
 
     /// What Linux drives.
@@ -137,6 +147,7 @@ struct MachineDevices {
             ports.append((InterruptTestPorts.ports, InterruptTestPorts(lines: (0..<24).map(line))))
         }
         var backends: [any VirtioBackend] = []
+<<<<<<< HEAD
         let loop = try EventLoop()
         let isOver: @Sendable () -> Bool = { control.isOver }
         let report = GuestMessages(configuration.report)
@@ -144,6 +155,9 @@ struct MachineDevices {
         // A file as input cannot be waited for: it is read when there may be room.
         let more = try EventDescriptor()
         let inputIsFile = configuration.input.map(Self.isFile) ?? false
+=======
+        let loop = try lifted { () throws(SystemError) in try EventLoop() }
+>>>>>>> main
         let drained: @Sendable () -> Void = { [input = configuration.input, weak loop] in
             guard let input else { return }
             if inputIsFile {
@@ -275,6 +289,7 @@ struct MachineDevices {
         _ line: (UInt32) -> InterruptLine, _ loop: EventLoop, byEvents: Bool,
         report: @escaping @Sendable (String) -> Void, isOver: @escaping @Sendable () -> Bool
     ) throws(MachineError) -> VirtioMMIO {
+<<<<<<< HEAD
         let interrupt: @Sendable () -> Void
         if byEvents {
             let event = try EventDescriptor()
@@ -285,6 +300,33 @@ struct MachineDevices {
             interrupt = {
                 line(true)
                 line(false)
+=======
+        guard configuration.eventDescriptors else {
+            let line = line(place.gsi)
+            return VirtioMMIO(
+                backend, memory: memory,
+                interrupt: {
+                    line(true)
+                    line(false)
+                }, report: configuration.report)
+        }
+        let interrupt = try lifted { () throws(SystemError) in try EventDescriptor() }
+        let transport = VirtioMMIO(
+            backend, memory: memory, interrupt: { interrupt.signal() }, report: configuration.report)
+        do throws(KVMError) {
+            try vm.machine.registerIRQFD(interrupt.rawValue, gsi: place.gsi)
+        } catch {
+            throw .kvm(error)
+        }
+        for queue in 0..<transport.queueCount {
+            let event = try lifted { () throws(SystemError) in try EventDescriptor() }
+            do throws(KVMError) {
+                try vm.machine.registerIOEvent(
+                    event.rawValue, address: place.address + VirtioMMIO.notifyOffset, length: 4, in: .memory,
+                    match: UInt64(queue))
+            } catch {
+                throw .kvm(error)
+>>>>>>> main
             }
         }
         var events: [EventDescriptor] = []
@@ -333,8 +375,8 @@ final class GuestMessages: Sendable {
 }
 
 /// A machine that devices can hold on to.
-final class SharedVM: Sendable {
-    let machine: VirtualMachine
+package final class SharedVM: Sendable {
+    package let machine: VirtualMachine
 
     init(_ machine: consuming VirtualMachine) {
         self.machine = machine

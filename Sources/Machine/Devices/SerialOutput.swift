@@ -1,4 +1,5 @@
 import Glibc
+import Linux
 import Synchronization
 
 /// Where the bytes go that a guest sends to its serial port.

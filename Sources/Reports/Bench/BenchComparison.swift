@@ -1,4 +1,5 @@
 import BootRecords
+import Rendering
 
 /// A bench run beside an earlier one: the change of each kind's median.
 public struct BenchComparison: Sendable {

@@ -1,7 +1,10 @@
+import Bench
 import ExitStats
 import FoundationEssentials
 import Glibc
+import HostView
 import Machine
+import Rendering
 
 /// A bench run as machines read it, schema `vmtally.bench/1`, and as table and page are made from. Integers only;
 /// times are TSC cycles.
@@ -58,10 +61,9 @@ public struct BenchDocument: Codable, Sendable {
         public let expected: UInt64
 
         init(_ count: BenchMeasurement.Count, _ id: TallyFeatures.Vocabulary) {
-            let vocabulary = ReasonVocabulary.vocabulary(id)
-            self.vocabulary = "\(vocabulary.key)"
+            vocabulary = id.key
             code = count.code
-            name = vocabulary.name(count.code)
+            name = ReasonVocabulary.vocabulary(id).name(count.code)
             counted = count.counted
             expected = count.expected
         }

@@ -1,3 +1,5 @@
+import Rendering
+
 /// A bench as people read it in a browser.
 public struct BenchPage: Sendable {
     private let document: BenchDocument

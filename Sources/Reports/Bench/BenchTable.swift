@@ -1,3 +1,5 @@
+import Rendering
+
 /// A bench as people read it in a terminal.
 public struct BenchTable: Sendable {
     private let document: BenchDocument

@@ -11,4 +11,13 @@ int ctest_answer_ioctl(unsigned long request, int error);
 /* A file of `size` zero bytes that has no name, or -1. */
 int ctest_memory_file(long size);
 
+/* What a CPUID is answered with: EAX to EDX, which hold EAX and ECX of the question at first. */
+typedef void (*ctest_cpuid)(void *context, unsigned int *registers);
+
+/*
+ * Runs a program step by step (ptrace(2)) and answers each of its CPUID instructions, those of its children not. What it
+ * writes goes to `output`. Returns its status as waitpid(2) has it, or -1.
+ */
+int ctest_run_answering_cpuid(const char *path, char *const *arguments, int output, ctest_cpuid answer, void *context);
+
 #endif

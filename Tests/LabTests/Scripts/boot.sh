@@ -4,7 +4,7 @@
 # up for it.
 events=/sys/kernel/tracing/events/kvm
 initrd=/guest/initrd
-timeout=100
+timeout=1500
 
 # What is resident of the VMM beside the guest's RAM of 256 MiB, when a guest that will wait a moment has said READY.
 resident() {

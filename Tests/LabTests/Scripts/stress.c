@@ -218,6 +218,9 @@ static void own_faulting(void)
 	int there[2], back[2], right = 1;
 	int on = (int)syscall(SYS_arch_prctl, ARCH_GET_CPUID, 0);
 
+	/* Linux has it for Intel's processors alone. */
+	if (syscall(SYS_arch_prctl, ARCH_SET_CPUID, 1) && errno == ENODEV && vendor.ebx == 0x68747541)
+		return check(on == 1, "ARCH_SET_CPUID is refused, as on any AMD");
 	run_on(0);
 	if (pipe(there) || pipe(back))
 		return check(0, "pipes");

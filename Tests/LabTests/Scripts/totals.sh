@@ -15,7 +15,7 @@ boot() {
 	echo $exit_trigger >$events/kvm_exit/trigger
 	echo $user_trigger >$events/kvm_userspace_exit/trigger
 	read -r before rest </proc/uptime
-	timeout 60 "$@" </dev/null >/tmp/console 2>&1
+	timeout 1500 "$@" </dev/null >/tmp/console 2>&1
 	status=$?
 	read -r after rest </proc/uptime
 	grep -aq ready /tmp/console || { echo "failed: $name, status $status"; cat /tmp/console; }

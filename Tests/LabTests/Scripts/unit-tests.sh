@@ -3,7 +3,7 @@
 while [ $# -gt 1 ]; do
 	echo "=== $1"
 	/bin/vmtally run --multiboot "/unit-tests/$1.flat" --append "$1 1000" --cpus "$2" --memory 512 --live-cpuid off --quiet \
-		--timeout 60 </dev/null >/tmp/console 2>&1
+		--timeout 1500 </dev/null >/tmp/console 2>&1
 	echo "status $?"
 	grep -a '^FAIL\|^SUMMARY' /tmp/console
 	shift 2

@@ -1,5 +1,5 @@
 import KVM
-
+@testable import GuestCode
 @testable import Machine
 
 /// A vCPU at a tiny guest's entry, and the machine around it, without the VMM's loop.

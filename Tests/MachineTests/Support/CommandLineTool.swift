@@ -14,6 +14,9 @@ enum CommandLineTool {
         path == nil ? "the executable vmtally is not built: swift build" : Host.noKVM
     }
 
+    /// Seconds after which a script is taken to hang. No test judges how long one takes.
+    static let hang = 3600
+
     struct Outcome: Sendable {
         let status: Int32
         let output: String
@@ -30,7 +33,7 @@ enum CommandLineTool {
     /// - Parameter signal: sent to the tool once it has written something to standard output; then the script must be
     ///   one `exec`.
     static func run(
-        _ script: String, _ variables: [String: String] = [:], seconds: Int = 60, signal: Int32? = nil
+        _ script: String, _ variables: [String: String] = [:], seconds: Int = hang, signal: Int32? = nil
     ) throws -> Outcome {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/bin/sh")

@@ -1,9 +1,10 @@
+import CLinuxKVM
 import CTestSupport
 import ExitStats
 import Glibc
 import Synchronization
-
 @testable import KVM
+@testable import Linux
 @testable import Machine
 
 /// The VMM's own loop over one KVM_RUN that never happened: the run page says what a test wants it to say.
@@ -12,7 +13,7 @@ import Synchronization
 enum FabricatedExit {
     struct Outcome: Sendable {
         let end: RunEnd?
-        let tally: TallySnapshot
+        let tally: ExitCounts
 
         var failure: GuestFailure? {
             if case .failed(let failure) = end { failure } else { nil }

@@ -1,6 +1,5 @@
 import Glibc
 import KVM
-
 @testable import Machine
 
 /// What this host has, so that a test which needs more can say so and be skipped.

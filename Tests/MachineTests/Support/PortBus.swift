@@ -1,5 +1,5 @@
+import CLinuxKVM
 import KVM
-
 @testable import Machine
 
 /// The VMM's devices as KVM_RUN's exits reach them, by made-up run pages. Needs no KVM.

@@ -1,5 +1,5 @@
+import CLinuxKVM
 import KVM
-
 @testable import Machine
 
 /// One exit as KVM describes it in the run page.

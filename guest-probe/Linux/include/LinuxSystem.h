@@ -36,6 +36,41 @@ SYSTEM_INLINE long system_call(long number, long a, long b, long c, long d)
 	return result;
 }
 
+SYSTEM_INLINE long system_call6(long number, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+
+SYSTEM_INLINE long system_read(int fd, void *bytes, size_t count)
+{
+	return system_call(0, fd, (long)bytes, (long)count, 0);
+}
+
+SYSTEM_INLINE long system_open(const char *path, int flags)
+{
+	return system_call(2, (long)path, flags, 0, 0);
+}
+
+SYSTEM_INLINE long system_close(int fd)
+{
+	return system_call(3, fd, 0, 0, 0);
+}
+
+/* A file's bytes from `offset` on, shared and read-only: the address, or -errno. */
+SYSTEM_INLINE long system_map(size_t count, int fd, long offset)
+{
+	return system_call6(9, 0, (long)count, 1, 1, fd, offset);
+}
+
 SYSTEM_INLINE long system_write(int fd, const void *bytes, size_t count)
 {
 	return system_call(1, fd, (long)bytes, (long)count, 0);
@@ -84,11 +119,6 @@ SYSTEM_INLINE long system_signal(int number, unsigned long handler)
 	unsigned long action[4] = { handler, 0, 0, 0 };
 
 	return system_call(13, number, (long)action, 0, 8);
-}
-
-SYSTEM_INLINE long system_open_to_write(const char *path)
-{
-	return system_call(2, (long)path, 1, 0, 0);
 }
 
 SYSTEM_INLINE long system_process(void)

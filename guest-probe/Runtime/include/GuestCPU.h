@@ -29,6 +29,23 @@ struct guest_registers {
 void guest_cpuid(uint32_t leaf, uint32_t subleaf, struct guest_registers *result);
 /* CPUID by a visit to ring 3. vCPU 0 only. */
 void guest_cpuid_user(uint32_t leaf, uint32_t subleaf, struct guest_registers *result);
+
+/* What ring 3 hands back. */
+struct guest_pair {
+	uint64_t first, second;
+};
+
+/* Runs a function of user.c in ring 3. vCPU 0 only. */
+struct guest_pair guest_call_user(const void *function, uint64_t first, uint64_t second);
+/* For guest_call_user, the tally page first: the VM's total, count and cycles. */
+const void *guest_user_page_total(void);
+/* `second` readings of it: TSC cycles that they took; count of the last. */
+const void *guest_user_page_readings(void);
+/* `first` readings of leaf 0x4FFFFFFF, likewise. */
+const void *guest_user_leaf_readings(void);
+
+struct guest_pair guest_readings_plan(void);
+
 /* False when the access raised #GP. */
 bool guest_read_msr(uint32_t msr, uint64_t *value);
 bool guest_write_msr(uint32_t msr, uint64_t value);

@@ -1,4 +1,5 @@
-import CLinuxKVM
+import CLinux
+import Linux
 
 /// A split virtqueue, the device's side (virtio 1.2, 2.7).
 ///

@@ -1,4 +1,4 @@
-import CLinuxKVM
+import CLinux
 import Glibc
 import Synchronization
 

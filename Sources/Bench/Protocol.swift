@@ -1,0 +1,1 @@
+../../guest-probe/Bench/Protocol.swift

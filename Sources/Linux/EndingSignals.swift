@@ -1,0 +1,70 @@
+import CLinux
+import Glibc
+
+/// Process signals as a file descriptor, blocked as long as this lives.
+package struct EndingSignals: ~Copyable {
+    /// Readable when a signal came; -1 without signals.
+    package let descriptor: Int32
+    private var before = sigset_t()
+
+    /// No signals.
+    package init() {
+        descriptor = -1
+    }
+
+<<<<<<< HEAD:Sources/Machine/EndingSignals.swift
+    package init(_ signals: [Int32]) throws(MachineError) {
+        let signals = signals.filter { !EndingSignal.isIgnored($0) }
+=======
+    package init(_ signals: [Int32]) throws(SystemError) {
+>>>>>>> main:Sources/Linux/EndingSignals.swift
+        guard !signals.isEmpty else {
+            descriptor = -1
+            return
+        }
+        var before = sigset_t()
+        var set = sigset_t()
+        sigemptyset(&set)
+        for signal in signals {
+            sigaddset(&set, signal)
+        }
+        pthread_sigmask(SIG_BLOCK, &set, &before)
+        descriptor = signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))
+        self.before = before
+        guard descriptor >= 0 else {
+            let error = errno
+            pthread_sigmask(SIG_SETMASK, &before, nil)
+            throw SystemError("signalfd", errno: error)
+        }
+    }
+
+    deinit {
+        guard descriptor >= 0 else { return }
+        close(descriptor)
+        var before = before
+        pthread_sigmask(SIG_SETMASK, &before, nil)
+    }
+
+    /// The signal that came, if any.
+    package func next() -> Int32? {
+        var info = signalfd_siginfo()
+        let size = MemoryLayout<signalfd_siginfo>.size
+        return read(descriptor, &info, size) == size ? Int32(info.ssi_signo) : nil
+    }
+}
+
+/// Signals that end a program, unless it has another idea.
+public enum EndingSignal {
+    /// What people, shells, batch systems and limits send. Not those of a program that is broken.
+    public static let all = [
+        SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU, SIGIO, SIGPWR,
+    ]
+
+    /// nohup(1) wants to be obeyed.
+    fileprivate static func isIgnored(_ signal: Int32) -> Bool {
+        guard signal == SIGHUP else { return false }
+        var action = sigaction()
+        return sigaction(signal, nil, &action) == 0
+            && unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1  // SIG_IGN
+    }
+}

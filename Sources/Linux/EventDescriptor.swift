@@ -1,0 +1,60 @@
+import CLinux
+import Glibc
+
+/// An eventfd(2), as KVM's ioeventfd and irqfd use them.
+package final class EventDescriptor: Sendable {
+    package let rawValue: Int32
+
+    package init() throws(SystemError) {
+        rawValue = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
+        guard rawValue >= 0 else { throw SystemError("eventfd", errno: errno) }
+    }
+
+    deinit {
+        close(rawValue)
+    }
+
+<<<<<<< HEAD:Sources/Machine/Devices/EventDescriptor.swift
+    /// Wakes up whoever waits, now or later.
+    func signal() {
+        var attempts = 0
+        // EAGAIN: the counter is full, which is a signal as well.
+        while eventfd_write(rawValue, 1) != 0, errno != EAGAIN, attempts < 16 {
+            attempts += 1
+        }
+    }
+
+    /// Waits for a signal and takes it; false when none came in time. 0: as long as it takes.
+    func wait(milliseconds: Int) -> Bool {
+        wait(until: deadline(milliseconds: milliseconds))
+    }
+
+    /// Waits for a signal and takes it; false when none came by then (monotonic, ns).
+    func wait(until deadline: UInt64) -> Bool {
+=======
+    package func signal() {
+        eventfd_write(rawValue, 1)
+    }
+
+    /// Waits for a signal and takes it; false when none came in time.
+    package func wait(milliseconds: Int) -> Bool {
+        let deadline = deadline(milliseconds: milliseconds)
+>>>>>>> main:Sources/Linux/EventDescriptor.swift
+        while true {
+            var waiting = pollfd(fd: rawValue, events: Int16(POLLIN), revents: 0)
+            let now = monotonicNanoseconds()
+            let left = deadline == .max ? -1 : Int32(clamping: (max(deadline, now) - now + 999_999) / 1_000_000)
+            if poll(&waiting, 1, left) > 0 {
+                clear()
+                return true
+            }
+            guard now < deadline else { return false }
+        }
+    }
+
+    /// Takes the signals that have come.
+    package func clear() {
+        var count: eventfd_t = 0
+        eventfd_read(rawValue, &count)
+    }
+}

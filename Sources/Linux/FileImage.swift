@@ -1,0 +1,67 @@
+import Glibc
+
+/// A file's bytes, as long as this lives.
+///
+/// A copy, not a mapping of the file: one that is cut short while we read it must not be able to kill us.
+public struct FileImage: ~Copyable {
+    /// No kernel, initrd or guest is that large; a sparse file easily is.
+    public static let maximumSize = 4 << 30
+
+    public let bytes: UnsafeRawBufferPointer
+    private let mapping: UnsafeMutableRawBufferPointer
+
+<<<<<<< HEAD:Sources/Machine/Boot/FileImage.swift
+    /// - Parameter limit: more bytes are refused.
+    /// - Throws: ``MachineError/image(_:)`` when the file cannot be read.
+    public init(path: String, limit: Int = maximumSize) throws(MachineError) {
+        mapping = try Self.copy(path, limit)
+=======
+    /// - Throws: when the file cannot be read.
+    public init(path: String) throws(SystemError) {
+        mapping = try Self.copy(path)
+>>>>>>> main:Sources/Linux/FileImage.swift
+        bytes = UnsafeRawBufferPointer(mapping)
+    }
+
+    deinit {
+        if !mapping.isEmpty {
+            munmap(mapping.baseAddress, mapping.count)
+        }
+    }
+
+<<<<<<< HEAD:Sources/Machine/Boot/FileImage.swift
+    private static func copy(_ path: String, _ limit: Int) throws(MachineError) -> UnsafeMutableRawBufferPointer {
+        func failure(_ errno: Int32) -> MachineError { .image(.unreadable(path: path, errno: errno)) }
+=======
+    private static func copy(_ path: String) throws(SystemError) -> UnsafeMutableRawBufferPointer {
+        func failure(_ errno: Int32) -> SystemError { SystemError(path, errno: errno) }
+>>>>>>> main:Sources/Linux/FileImage.swift
+        // Not waiting for the other end of a FIFO.
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+        guard descriptor >= 0 else { throw failure(errno) }
+        defer { close(descriptor) }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else { throw failure(errno) }
+        guard status.st_mode & S_IFMT == S_IFREG else {
+            throw failure(status.st_mode & S_IFMT == S_IFDIR ? EISDIR : EINVAL)
+        }
+        let size = Int(status.st_size)
+        guard size <= limit else { throw failure(EFBIG) }
+        guard size > 0 else { return UnsafeMutableRawBufferPointer(start: nil, count: 0) }
+        guard let start = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+            start != MAP_FAILED
+        else { throw failure(errno) }
+        var filled = 0
+        while filled < size {
+            let count = read(descriptor, start + filled, size - filled)
+            guard count != 0 else { break }
+            guard count > 0 || errno == EINTR else {
+                let error = errno
+                munmap(start, size)
+                throw failure(error)
+            }
+            filled += max(0, count)
+        }
+        return UnsafeMutableRawBufferPointer(start: start, count: size)
+    }
+}

@@ -1,1 +1,0 @@
-../../../guest-probe/Bench/Protocol.swift

@@ -1,0 +1,229 @@
+import ExitStats
+import FoundationEssentials
+import HostView
+import KVM
+import Machine
+import Rendering
+
+/// A run as machines read it: schema `vmtally.run/1`. Integers only; names are the kernel's.
+public struct RunDocument: Encodable, Sendable {
+    public struct Tool: Encodable, Sendable {
+        public let name: String
+        public let version: String
+    }
+
+    public struct Guest: Encodable, Sendable {
+        public let vcpus: Int
+        /// MiB.
+        public let memoryMiB: Int
+
+        enum CodingKeys: String, CodingKey {
+            case vcpus
+            case memoryMiB = "memory_mib"
+        }
+    }
+
+    public struct Status: Encodable, Sendable {
+        public let reason: String
+        public let code: Int32
+    }
+
+    /// TSC cycles.
+    public struct Cycles: Encodable, Sendable {
+        public let sum: UInt64
+        public let min: UInt64
+        public let max: UInt64
+        public let p50: UInt64
+        public let p90: UInt64
+        public let p99: UInt64
+        public let p999: UInt64
+    }
+
+    public struct Total: Encodable, Sendable {
+        public let count: UInt64
+        public let cycles: UInt64
+
+        init(_ pair: TallyPair) {
+            count = pair.count
+            cycles = pair.cycles
+        }
+    }
+
+    public struct Reason: Encodable, Sendable {
+        public let vocabulary: String?
+        public let code: UInt32?
+        public let name: String
+        public let count: UInt64
+        public let cycles: Cycles?
+    }
+
+    public struct VCPU: Encodable, Sendable {
+        public let vcpu: Int
+        public let count: UInt64
+        public let cycles: UInt64
+    }
+
+    /// Exits of one reason at one place of the guest.
+    public struct Place: Encodable, Sendable {
+        /// Hexadecimal: many readers of JSON round integers of this size.
+        public let rip: String
+        public let vocabulary: String
+        public let code: UInt32
+        public let name: String
+        public let count: UInt64
+        public let cycles: UInt64
+        /// Absent when the place has no name.
+        public let symbol: String?
+        public let offset: UInt64?
+
+        init(_ row: RIPReport.Row) {
+            rip = row.rip
+            vocabulary = RIPSnapshot.vocabulary.key
+            code = row.place.code
+            name = RIPSnapshot.name(of: row.place)
+            count = row.place.pair.count
+            cycles = row.place.pair.cycles
+            symbol = row.location?.symbol
+            offset = row.location?.offset
+        }
+    }
+
+    public struct Exits: Encodable, Sendable {
+        public let total: Total
+        public let byReason: [Reason]
+        public let byVCPU: [VCPU]
+        /// Absent unless asked for, as is the sum of all exits elsewhere.
+        public let byRIP: [Place]?
+        public let byRIPOthers: Total?
+
+        enum CodingKeys: String, CodingKey {
+            case total
+            case byReason = "by_reason"
+            case byVCPU = "by_vcpu"
+            case byRIP = "by_rip"
+            case byRIPOthers = "by_rip_others"
+        }
+    }
+
+    public struct Registers: Encodable, Sendable {
+        public let eax: UInt32
+        public let ebx: UInt32
+        public let ecx: UInt32
+        public let edx: UInt32
+    }
+
+    public struct Leaf: Encodable, Sendable {
+        public let mode: String
+        public let answered: UInt64
+        /// Questions for leaves of the range that have no meaning.
+        public let meaningless: UInt64
+        /// Absent when nothing was answered.
+        public let last: Registers?
+    }
+
+    /// VM exits as a patched host kernel counts them.
+    public struct Hardware: Encodable, Sendable {
+        public struct Reason: Encodable, Sendable {
+            /// Absent for the codes that the kernel has no counter of their own for.
+            public let code: UInt32?
+            public let name: String
+            public let count: UInt64
+            public let cycles: UInt64?
+        }
+
+        public let vocabulary: String?
+        public let total: Total
+        public let byReason: [Reason]
+        public let guestCycles: UInt64
+        public let userspaceCycles: UInt64
+        public let blockedCycles: UInt64
+
+        enum CodingKeys: String, CodingKey {
+            case vocabulary, total
+            case byReason = "by_reason"
+            case guestCycles = "guest_cycles"
+            case userspaceCycles = "userspace_cycles"
+            case blockedCycles = "blocked_cycles"
+        }
+
+        init(_ exits: ExitCounts, _ time: VCPUTime) {
+            vocabulary = exits.vocabulary?.key
+            total = Total(exits.pair)
+            byReason = exits.reasons.map {
+                Reason(code: $0.code, name: exits.name(of: $0), count: $0.count, cycles: $0.times?.cycles)
+            }
+            guestCycles = time.guest
+            userspaceCycles = time.userspace
+            blockedCycles = time.blocked
+        }
+    }
+
+    public let schema = "vmtally.run/1"
+    public let tool: Tool
+    public let host: HostIdentity
+    public let vm: Guest
+    public let wallNanoseconds: UInt64
+    public let status: Status
+    public let exits: Exits
+    /// KVM's own counters by name, summed over VM and vCPUs.
+    public let kernel: [String: UInt64]
+    /// Why `kernel` is empty; absent when it is not.
+    public let kernelMissing: String?
+    /// Absent unless the host kernel has the patches of kernel-patch/.
+    public let hardware: Hardware?
+    public let leaf: Leaf
+
+    enum CodingKeys: String, CodingKey {
+        case schema, tool, host, vm, status, exits, kernel, hardware, leaf
+        case wallNanoseconds = "wall_ns"
+        case kernelMissing = "kernel_missing"
+    }
+
+    public init(
+        _ result: RunResult, host: HostIdentity, configuration: MachineConfiguration, version: String,
+        byRIP: RIPReport? = nil
+    ) {
+        let all = result.total
+        tool = Tool(name: "vmtally", version: version)
+        self.host = host
+        vm = Guest(vcpus: configuration.cpus, memoryMiB: configuration.memoryMiB)
+        wallNanoseconds = result.wallNanoseconds
+        status = Status(reason: result.end.reason, code: result.end.exitStatus)
+        exits = Exits(
+            total: Total(all.pair), byReason: all.reasons.map { Self.reason($0, of: all) },
+            byVCPU: result.vcpus.enumerated().map { index, tally in
+                VCPU(vcpu: index, count: tally.total, cycles: tally.pair.cycles)
+            },
+            byRIP: byRIP?.rows.map(Place.init),
+            byRIPOthers: byRIP.map { Total($0.rest) })
+        kernel = result.kernel.values
+<<<<<<< HEAD:Sources/Reports/RunDocument.swift
+        kernelMissing = result.kernel.missing
+        hardware = result.hardware.map(Hardware.init)
+=======
+        hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
+>>>>>>> main:Sources/Reports/Run/RunDocument.swift
+        leaf = Leaf(
+            mode: result.leaf.mode, answered: result.leaf.answered.total,
+            meaningless: result.leaf.meaningless.values.reduce(0, +),
+            last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })
+    }
+
+    private static func reason(_ reason: ExitCounts.Reason, of counts: ExitCounts) -> Reason {
+        Reason(
+            vocabulary: counts.vocabulary?.key, code: reason.code, name: counts.name(of: reason), count: reason.count,
+            cycles: reason.times.map { times in
+                func percentile(_ share: Double) -> UInt64 { times.percentile(share) ?? 0 }
+                return Cycles(
+                    sum: times.cycles, min: times.range?.lowerBound ?? 0, max: times.range?.upperBound ?? 0,
+                    p50: percentile(0.5), p90: percentile(0.9), p99: percentile(0.99), p999: percentile(0.999))
+            })
+    }
+
+    /// The document on one line, keys sorted, so that two of them can be compared as text.
+    public func json() throws -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return String(decoding: try encoder.encode(self), as: UTF8.self)
+    }
+}

@@ -1,0 +1,125 @@
+import ExitStats
+import Machine
+import Rendering
+
+/// A run as people read it.
+public struct RunTable: Sendable {
+    private let result: RunResult
+    private let tscKHz: UInt32
+    private let byRIP: RIPReport?
+
+    public init(_ result: RunResult, tscKHz: UInt32, byRIP: RIPReport? = nil) {
+        self.result = result
+        self.tscKHz = tscKHz
+        self.byRIP = byRIP
+    }
+
+    public func lines() -> [String] {
+        let all = result.total
+        var table = TextTable(
+            header: ["userspace exits", "count", "share", "cycles", "min", "p50", "p90", "p99", "p99.9", "max"])
+        for reason in all.reasons.sorted(by: { $0.count > $1.count }) {
+            table.add(
+                [all.name(of: reason), grouped(reason.count), share(reason.count, all.total)]
+                    + Self.times(reason.times))
+        }
+        table.add([
+            "total", grouped(all.total), share(all.total, all.total), grouped(all.pair.cycles),
+        ])
+        let places = byRIP.map { [""] + $0.lines() + [""] } ?? []
+<<<<<<< HEAD:Sources/Reports/RunTable.swift
+        let end = "end: \(result.end.reason), status \(result.end.exitStatus)"
+        return table.lines() + places + kernelLines(all.total.count) + hardwareLines() + [end, summary]
+=======
+        return table.lines() + places + kernelLines(all.total) + hardwareLines() + [summary]
+    }
+
+    /// Sum, shortest, percentiles and longest.
+    private static func times(_ times: ExitCounts.Times?) -> [String] {
+        guard let times else { return [] }
+        return
+            ([times.cycles, times.range?.lowerBound]
+            + [0.5, 0.9, 0.99, 0.999].map(times.percentile) + [times.range?.upperBound]).map { grouped($0 ?? 0) }
+>>>>>>> main:Sources/Reports/Run/RunTable.swift
+    }
+
+    /// The patched kernel's own tally: VM exits by reason, and where a vCPU's time went.
+    private func hardwareLines() -> [String] {
+        guard let hardware = result.hardware, let time = result.time else { return [] }
+        var table = TextTable(header: ["VM exits", "count", "share", "cycles in the kernel", "mean"])
+        func row(_ name: String, _ pair: TallyPair) -> [String] {
+            [
+                name, grouped(pair.count), share(pair.count, hardware.total), grouped(pair.cycles),
+                grouped(pair.cycles / max(1, pair.count)),
+            ]
+        }
+        for reason in hardware.reasons.sorted(by: { $0.count > $1.count }) {
+            table.add(
+                row(
+                    hardware.name(of: reason), TallyPair(count: reason.count, cycles: reason.times?.cycles ?? 0)))
+        }
+        table.add(row("total", hardware.pair))
+        let times = [
+            ("guest", time.guest), ("kernel", time.kernel), ("userspace", time.userspace), ("blocked", time.blocked),
+        ]
+        let all = times.reduce(0) { $0 &+ $1.1 }
+        let shares = times.map { "\($0.0) \(share($0.1, all))" }.joined(separator: ", ")
+        return [""] + table.lines() + ["vCPU time: " + shares]
+    }
+
+    /// KVM's own count next to ours: what it has more, no userspace program saw.
+    private func kernelLines(_ userspace: UInt64) -> [String] {
+        guard let exits = result.kernel.values["exits"] else {
+            return ["VM exits by the kernel's count: none: \(result.kernel.missing ?? "KVM has no such counter")"]
+        }
+        let inside = exits >= userspace ? "\(grouped(exits - userspace)) of them handled inside KVM" : "fewer than ours"
+        let counters = result.kernel.values.filter { $0.value > 0 && $0.key != "exits" }
+            .sorted { $0.key < $1.key }.map { "\($0.key) \(grouped($0.value))" }
+        return ["VM exits by the kernel's count: \(grouped(exits)), \(inside)"] + Self.wrapped(counters, width: 110)
+    }
+
+    /// Items in indented lines; none is broken.
+    private static func wrapped(_ items: [String], width: Int) -> [String] {
+        items.reduce(into: []) { lines, item in
+            if let line = lines.last, line.count + item.count + 3 <= width {
+                lines[lines.count - 1] = "\(line);  \(item)"
+            } else {
+                lines.append("  \(item)")
+            }
+        }
+    }
+
+    private var summary: String {
+        let seconds = Double(result.wallNanoseconds) / 1e9
+        let busy = tscKHz > 0 ? Double(result.total.pair.cycles) / Double(tscKHz) / 1000 : 0
+        return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(leaf)"
+    }
+
+    private var leaf: String {
+        switch result.leaf.mode {
+        case "none": "not there"
+        case "snapshot": "a snapshot from before the start"
+        default: "\(result.leaf.mode), \(grouped(result.leaf.answered.total)) answered live"
+        }
+    }
+}
+<<<<<<< HEAD:Sources/Reports/RunTable.swift
+
+func share(_ part: UInt64, _ whole: UInt64) -> String {
+    whole == 0 ? "" : fixed(100 * Double(part) / Double(whole), 1) + " %"
+}
+
+/// A number of at least 0 with so many decimals; one that is too large for that, or none, as Swift writes it.
+func fixed(_ value: Double, _ decimals: Int) -> String {
+    var scale: UInt64 = 1
+    for _ in 0..<decimals {
+        scale *= 10
+    }
+    guard value * Double(scale) < 1e18 else { return "\(value)" }
+    let scaled = UInt64((max(0, value) * Double(scale)).rounded())
+    guard decimals > 0 else { return "\(scaled)" }
+    let fraction = String(scaled % scale)
+    return "\(scaled / scale)." + String(repeating: "0", count: decimals - fraction.count) + fraction
+}
+=======
+>>>>>>> main:Sources/Reports/Run/RunTable.swift
