@@ -9,12 +9,8 @@ START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.tx
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
 SHELL := /bin/bash -o pipefail
-<<<<<<< HEAD
-.PHONY: demo build history test fuzz inject guest lint bench-loop bench-start bench-check clean always
-=======
-.PHONY: demo build history test fuzz guest lint bench-loop bench-start bench-check examples install uninstall deb tarball \
-	clean clean-cache always
->>>>>>> main
+.PHONY: demo build history test fuzz inject guest lint bench-loop bench-start bench-check examples install uninstall deb \
+	tarball clean clean-cache always
 
 demo: build
 	build/vmtally demo

@@ -81,12 +81,10 @@ let package = Package(
             ]),
         .testTarget(
             name: "FuzzTests",
-<<<<<<< HEAD
-            dependencies: ["BootRecords", "Machine", "Reports", "SeededRandom", "CTestSupport"], exclude: ["Corpus"]),
-=======
-            dependencies: ["CLinuxKVM", "CTestSupport", "GuestCode", "Machine", "SeededRandom"],
+            dependencies: [
+                "BootRecords", "CLinuxKVM", "CTestSupport", "GuestCode", "Machine", "Reports", "SeededRandom",
+            ],
             exclude: ["Corpus"]),
->>>>>>> main
         .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
         .testTarget(
             name: "LinuxGuestTests",

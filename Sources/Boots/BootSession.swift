@@ -70,10 +70,9 @@ package final class BootSession: Sendable {
     }
 
     /// Boots all, so many at a time.
-<<<<<<< HEAD:Sources/vmtally/Boot/BootSession.swift
     ///
     /// Signals come to this thread alone: it calls off the boots in progress, and what has been recorded stays.
-    func run(parallel: Int) throws {
+    package func run(parallel: Int) throws {
         let signals = try EndingSignals(EndingSignal.all)
         var threads: [Thread] = []
         defer { threads.forEach { $0.join() } }
@@ -84,16 +83,6 @@ package final class BootSession: Sendable {
             } catch {
                 callOff(SIGTERM)
                 throw error
-=======
-    package func run(parallel: Int) throws {
-        if parallel == 1 {
-            work(signals: [SIGINT, SIGTERM], worker: 0)
-        } else {
-            var threads: [Thread] = []
-            defer { threads.forEach { $0.join() } }
-            for worker in 0..<parallel {
-                threads.append(try Thread(name: "boots") { self.work(signals: [], worker: worker) })
->>>>>>> main:Sources/Boots/BootSession.swift
             }
         }
         var waiting = pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0)
@@ -113,7 +102,7 @@ package final class BootSession: Sendable {
     }
 
     /// The signal that called it off.
-    var interrupted: Int32? { state.withLock { $0.interrupted } }
+    package var interrupted: Int32? { state.withLock { $0.interrupted } }
 
     private func work(worker: Int) {
         defer { state.withLock { $0.workers -= 1 } }
@@ -131,15 +120,9 @@ package final class BootSession: Sendable {
             do {
                 let outcome: BootOutcome
                 if let vmm = setup.vmm {
-<<<<<<< HEAD:Sources/vmtally/Boot/BootSession.swift
-                    outcome = try OtherBoot(setup: setup, command: vmm, backend: backend).run("\(worker)", stoppable)
+                    outcome = try OtherBoot(setup: setup, command: vmm).run("\(worker)", stoppable)
                 } else {
-                    outcome = try OwnBoot(setup: setup, backend: backend).run("\(worker)", stoppable)
-=======
-                    outcome = try OtherBoot(setup: setup, command: vmm).run("\(worker)")
-                } else {
-                    outcome = try OwnBoot(setup: setup, signals: signals).run("\(worker)")
->>>>>>> main:Sources/Boots/BootSession.swift
+                    outcome = try OwnBoot(setup: setup).run("\(worker)", stoppable)
                 }
                 record(outcome, of: index, number)
             } catch is BootInterrupted {

@@ -109,7 +109,7 @@ private final class ChildProcess {
 
     init(_ script: String, output: Int32, trace: String) throws {
         var ends: [Int32] = [-1, -1]
-        guard pipe(&ends) == 0 else { throw Failure("pipe: \(String(cString: strerror(errno)))") }
+        guard pipe(&ends) == 0 else { throw BootError("pipe: \(String(cString: strerror(errno)))") }
         for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
         let null = open("/dev/null", O_RDWR | O_CLOEXEC)
         defer {
@@ -164,18 +164,8 @@ private final class ChildProcess {
         defer { for argument in arguments { free(argument) } }
         var process = pid_t()
         let result = posix_spawn(&process, "/bin/sh", &actions, &attributes, &arguments, environ)
-<<<<<<< HEAD:Sources/vmtally/Boot/OtherBoot.swift
-        guard result == 0 else { throw Failure("/bin/sh: \(String(cString: strerror(result)))") }
+        guard result == 0 else { throw BootError("/bin/sh: \(String(cString: strerror(result)))") }
         return process
-=======
-        self.process = process
-        self.before = before
-        guard result == 0 else {
-            pthread_sigmask(SIG_SETMASK, &before, nil)
-            isReaped = true
-            throw BootError("/bin/sh: \(String(cString: strerror(result)))")
-        }
->>>>>>> main:Sources/Boots/OtherBoot.swift
     }
 
     deinit {

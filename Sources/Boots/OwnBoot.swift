@@ -8,13 +8,6 @@ import Machine
 /// One boot in a new machine of ours.
 struct OwnBoot {
     let setup: BootSetup
-<<<<<<< HEAD:Sources/vmtally/Boot/OwnBoot.swift
-    /// KVM's vendor module.
-    let backend: String
-=======
-    /// Signals that end it.
-    let signals: [Int32]
->>>>>>> main:Sources/Boots/OwnBoot.swift
 
     /// - Parameters:
     ///   - name: tells apart the traces of this process.
@@ -97,36 +90,20 @@ extension BootOutcome {
         let userspace = try trace.userspaceExits()
         let exits = try trace.virtualMachineExits()
         guard let begin = trace.begin ?? (userspace.series + (exits?.series ?? [])).map(\.time).min() else { return }
-<<<<<<< HEAD:Sources/vmtally/Boot/OwnBoot.swift
         let dropped = userspace.droppedFromSeries + (exits?.droppedFromSeries ?? 0)
         if dropped > 0 {
             remark = "no exits over time or by phase: the kernel's histogram lost \(dropped)"
         }
-        func relative(_ counts: BootTrace.Counts, _ vocabulary: ReasonVocabulary) -> [(
-            reason: String, time: UInt64, count: UInt64
-        )] {
-            counts.series.map {
-                (
-                    vocabulary.name(UInt32(truncatingIfNeeded: $0.reason)), $0.time > begin ? $0.time - begin : 0,
-                    $0.count
-                )
-            }
-        }
-        if dropped == 0 {
-            userspaceSeries = relative(userspace, kvm)
-        }
-        guard let exits else { return }
-        if dropped == 0 {
-            hardwareSeries = relative(exits, hardware)
-        }
-=======
         func relative(_ exits: TracedExits) -> [(reason: String, time: UInt64, count: UInt64)] {
             exits.series.map { (exits.name($0.code), $0.time > begin ? $0.time - begin : 0, $0.count) }
         }
-        userspaceSeries = relative(userspace)
+        if dropped == 0 {
+            userspaceSeries = relative(userspace)
+        }
         guard let exits else { return }
-        hardwareSeries = relative(exits)
->>>>>>> main:Sources/Boots/OwnBoot.swift
+        if dropped == 0 {
+            hardwareSeries = relative(exits)
+        }
         addresses = try trace.addresses()
         hardware = exits.counts
     }

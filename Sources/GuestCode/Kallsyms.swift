@@ -29,13 +29,8 @@ package struct Kallsyms {
     private static let workLimit = 1 << 27
 
     /// - Parameter image: the kernel's own image in RAM, at a multiple of 8.
-<<<<<<< HEAD:Sources/Machine/Symbols/Kallsyms.swift
-    init?(_ image: UnsafeRawBufferPointer) {
-        let tables = Tables(image, Work(Self.workLimit))
-=======
     package init?(_ image: UnsafeRawBufferPointer) {
-        let tables = Tables(image)
->>>>>>> main:Sources/GuestCode/Kallsyms.swift
+        let tables = Tables(image, Work(Self.workLimit))
         var attempts = 0
         for place in stride(from: 0, through: image.count - Self.tokenCount * 2, by: 8)
         where tables.isTokenIndex(place) {

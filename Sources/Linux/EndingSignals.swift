@@ -12,12 +12,8 @@ package struct EndingSignals: ~Copyable {
         descriptor = -1
     }
 
-<<<<<<< HEAD:Sources/Machine/EndingSignals.swift
-    package init(_ signals: [Int32]) throws(MachineError) {
-        let signals = signals.filter { !EndingSignal.isIgnored($0) }
-=======
     package init(_ signals: [Int32]) throws(SystemError) {
->>>>>>> main:Sources/Linux/EndingSignals.swift
+        let signals = signals.filter { !EndingSignal.isIgnored($0) }
         guard !signals.isEmpty else {
             descriptor = -1
             return

@@ -14,9 +14,8 @@ package final class EventDescriptor: Sendable {
         close(rawValue)
     }
 
-<<<<<<< HEAD:Sources/Machine/Devices/EventDescriptor.swift
     /// Wakes up whoever waits, now or later.
-    func signal() {
+    package func signal() {
         var attempts = 0
         // EAGAIN: the counter is full, which is a signal as well.
         while eventfd_write(rawValue, 1) != 0, errno != EAGAIN, attempts < 16 {
@@ -25,21 +24,12 @@ package final class EventDescriptor: Sendable {
     }
 
     /// Waits for a signal and takes it; false when none came in time. 0: as long as it takes.
-    func wait(milliseconds: Int) -> Bool {
+    package func wait(milliseconds: Int) -> Bool {
         wait(until: deadline(milliseconds: milliseconds))
     }
 
     /// Waits for a signal and takes it; false when none came by then (monotonic, ns).
-    func wait(until deadline: UInt64) -> Bool {
-=======
-    package func signal() {
-        eventfd_write(rawValue, 1)
-    }
-
-    /// Waits for a signal and takes it; false when none came in time.
-    package func wait(milliseconds: Int) -> Bool {
-        let deadline = deadline(milliseconds: milliseconds)
->>>>>>> main:Sources/Linux/EventDescriptor.swift
+    package func wait(until deadline: UInt64) -> Bool {
         while true {
             var waiting = pollfd(fd: rawValue, events: Int16(POLLIN), revents: 0)
             let now = monotonicNanoseconds()

@@ -5,16 +5,10 @@ import Synchronization
 /// One thread that waits for descriptors on behalf of devices.
 ///
 /// A descriptor is reported once and then rests until ``rearm(_:)``, so that a device without room can let bytes wait.
-<<<<<<< HEAD:Sources/Machine/Devices/EventLoop.swift
 /// The loop keeps its handlers, and they the devices; none of them may keep the loop. A handler does a bounded piece of
 /// work and returns: between two of them the loop looks whether it is to stop.
-final class EventLoop: Sendable {
-    typealias Handler = @Sendable (EventLoop) -> Void
-=======
-/// The loop keeps its handlers, and they the devices; none of them may keep the loop.
 package final class EventLoop: Sendable {
     package typealias Handler = @Sendable (EventLoop) -> Void
->>>>>>> main:Sources/Linux/EventLoop.swift
 
     /// What to wait for.
     enum Readiness {
@@ -38,24 +32,13 @@ package final class EventLoop: Sendable {
     private let isStopping = Atomic(false)
     private let handlers = Mutex<[Int32: Handler]>([:])
 
-<<<<<<< HEAD:Sources/Machine/Devices/EventLoop.swift
-    init() throws(MachineError) {
+    package init() throws(SystemError) {
         stopping = try EventDescriptor()
         finished = try EventDescriptor()
         epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
-        guard epoll >= 0 else { throw .system(call: "epoll_create1", errno: errno) }
-        guard control(EPOLL_CTL_ADD, stopping.rawValue, EPOLLIN.rawValue) else {
-            throw .system(call: "epoll_ctl", errno: errno)
-=======
-    package init() throws(SystemError) {
-        epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
         guard epoll >= 0 else { throw SystemError("epoll_create1", errno: errno) }
-        stopping = eventfd(0, Int32(EFD_CLOEXEC))
-        guard stopping >= 0 else {
-            let error = errno
-            close(epoll)
-            throw SystemError("eventfd", errno: error)
->>>>>>> main:Sources/Linux/EventLoop.swift
+        guard control(EPOLL_CTL_ADD, stopping.rawValue, EPOLLIN.rawValue) else {
+            throw SystemError("epoll_ctl", errno: errno)
         }
     }
 
@@ -66,36 +49,26 @@ package final class EventLoop: Sendable {
     /// Calls `handler` when the descriptor becomes readable.
     ///
     /// - Returns: false for what cannot be waited for: a regular file.
-    /// - Throws: ``MachineError/system(call:errno:)``.
     @discardableResult
-<<<<<<< HEAD:Sources/Machine/Devices/EventLoop.swift
-    func add(_ descriptor: Int32, _ handler: @escaping Handler) throws(MachineError) -> Bool {
-=======
-    package func add(_ descriptor: Int32, _ handler: @escaping Handler) -> Bool {
->>>>>>> main:Sources/Linux/EventLoop.swift
+    package func add(_ descriptor: Int32, _ handler: @escaping Handler) throws(SystemError) -> Bool {
         handlers.withLock { $0[descriptor] = handler }
         if control(EPOLL_CTL_ADD, descriptor, Readiness.readable.events) {
             return true
         }
-        guard errno == EPERM else { throw .system(call: "epoll_ctl", errno: errno) }
+        guard errno == EPERM else { throw SystemError("epoll_ctl", errno: errno) }
         return false
     }
 
     /// Waits for the descriptor again.
-<<<<<<< HEAD:Sources/Machine/Devices/EventLoop.swift
-    func rearm(_ descriptor: Int32) {
+    package func rearm(_ descriptor: Int32) {
         control(EPOLL_CTL_MOD, descriptor, Readiness.readable.events)
     }
 
     /// Calls `handler` once when the descriptor becomes writable. False for what always is.
-    func whenWritable(_ descriptor: Int32, _ handler: @escaping Handler) -> Bool {
+    package func whenWritable(_ descriptor: Int32, _ handler: @escaping Handler) -> Bool {
         handlers.withLock { $0[descriptor] = handler }
         return control(EPOLL_CTL_MOD, descriptor, Readiness.writable.events)
             || control(EPOLL_CTL_ADD, descriptor, Readiness.writable.events)
-=======
-    package func rearm(_ descriptor: Int32) {
-        control(EPOLL_CTL_MOD, descriptor, EPOLLIN.rawValue | EPOLLONESHOT.rawValue)
->>>>>>> main:Sources/Linux/EventLoop.swift
     }
 
     /// Runs until ``stop()``.
@@ -109,19 +82,14 @@ package final class EventLoop: Sendable {
         finished.signal()
     }
 
-<<<<<<< HEAD:Sources/Machine/Devices/EventLoop.swift
-    func stop() {
+    package func stop() {
         isStopping.store(true, ordering: .releasing)
         stopping.signal()
     }
 
     /// Whether ``run()`` has returned, or does by then (monotonic, ns).
-    func hasStopped(by deadline: UInt64) -> Bool {
+    package func hasStopped(by deadline: UInt64) -> Bool {
         finished.wait(until: deadline)
-=======
-    package func stop() {
-        eventfd_write(stopping, 1)
->>>>>>> main:Sources/Linux/EventLoop.swift
     }
 
     @discardableResult

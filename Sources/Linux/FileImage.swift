@@ -10,16 +10,10 @@ public struct FileImage: ~Copyable {
     public let bytes: UnsafeRawBufferPointer
     private let mapping: UnsafeMutableRawBufferPointer
 
-<<<<<<< HEAD:Sources/Machine/Boot/FileImage.swift
     /// - Parameter limit: more bytes are refused.
-    /// - Throws: ``MachineError/image(_:)`` when the file cannot be read.
-    public init(path: String, limit: Int = maximumSize) throws(MachineError) {
-        mapping = try Self.copy(path, limit)
-=======
     /// - Throws: when the file cannot be read.
-    public init(path: String) throws(SystemError) {
-        mapping = try Self.copy(path)
->>>>>>> main:Sources/Linux/FileImage.swift
+    public init(path: String, limit: Int = maximumSize) throws(SystemError) {
+        mapping = try Self.copy(path, limit)
         bytes = UnsafeRawBufferPointer(mapping)
     }
 
@@ -29,13 +23,8 @@ public struct FileImage: ~Copyable {
         }
     }
 
-<<<<<<< HEAD:Sources/Machine/Boot/FileImage.swift
-    private static func copy(_ path: String, _ limit: Int) throws(MachineError) -> UnsafeMutableRawBufferPointer {
-        func failure(_ errno: Int32) -> MachineError { .image(.unreadable(path: path, errno: errno)) }
-=======
-    private static func copy(_ path: String) throws(SystemError) -> UnsafeMutableRawBufferPointer {
+    private static func copy(_ path: String, _ limit: Int) throws(SystemError) -> UnsafeMutableRawBufferPointer {
         func failure(_ errno: Int32) -> SystemError { SystemError(path, errno: errno) }
->>>>>>> main:Sources/Linux/FileImage.swift
         // Not waiting for the other end of a FIFO.
         let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard descriptor >= 0 else { throw failure(errno) }

@@ -139,11 +139,7 @@ public final class Machine {
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
             irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP,
-<<<<<<< HEAD
-            isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets)
-=======
-            page: page?.registers ?? CPUIDRegisters())
->>>>>>> main
+            isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets, page: page?.registers ?? CPUIDRegisters())
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for index in 0..<cpus {
@@ -196,12 +192,9 @@ public final class Machine {
         let irqchip: Bool
         let ioAPIC: IOAPIC?
         let talliesByRIP: Bool
-<<<<<<< HEAD
         let isPC: Bool
         let tripleFaultResets: Bool
-=======
         let page: CPUIDRegisters
->>>>>>> main
     }
 
     private static func makeVCPU(
@@ -264,15 +257,11 @@ public final class Machine {
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
                 last: vcpus.compactMap { $0.loop.rare.interposer.last }.last,
                 unfound: Set(vcpus[0].loop.rare.interposer.searches.map(\.name)).sorted(),
-<<<<<<< HEAD
-                readings: vcpus.flatMap { $0.loop.rare.interposer.readings }),
-            withheldMessages: devices.messages.withheld)
-=======
                 readings: vcpus.flatMap { $0.loop.rare.interposer.readings },
                 meaningless: vcpus.map { $0.loop.rare.interposer.meaningless }.reduce(into: [:]) {
                     $0.merge($1, uniquingKeysWith: +)
-                }))
->>>>>>> main
+                }),
+            withheldMessages: devices.messages.withheld)
     }
 
     private func ripSnapshot() -> RIPSnapshot? {
@@ -332,17 +321,9 @@ public final class Machine {
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {
-<<<<<<< HEAD
-        let signals = try EndingSignals(configuration.endingSignals)
+        let signals = try lifted { () throws(SystemError) in try EndingSignals(configuration.endingSignals) }
         devices.input?.begin()
         var helpers: [(loop: EventLoop, thread: Thread)] = []
-=======
-        let signals = try lifted { () throws(SystemError) in try EndingSignals(configuration.endingSignals) }
-        var helper: Thread?
-        if let loop = devices.loop {
-            helper = try lifted { () throws(SystemError) in try Thread(name: "devices") { loop.run() } }
-        }
->>>>>>> main
         defer {
             MachineDevices.stop(helpers)
             devices.input?.restore()

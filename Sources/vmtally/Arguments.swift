@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
-import CLinuxKVM
+import CLinux
 import Reports
 
 /// The command line, without /proc: see startup.c.

@@ -189,7 +189,6 @@ struct RunCommand: ParsableCommand {
         throw ExitCode(result.end.exitStatus)
     }
 
-<<<<<<< HEAD
     /// What is written must not be what is read.
     private func checkFiles() throws {
         var files = NamedFiles()
@@ -218,16 +217,16 @@ struct RunCommand: ParsableCommand {
         text.hasSuffix(",ro")
             ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
             : DeviceConfiguration.Disk(path: text, isReadOnly: false)
-=======
+    }
+
     /// What to say of a guest that asked for leaves without a meaning.
     static func advice(meaningless leaves: [UInt32: UInt64]) -> String {
-        let count = leaves.values.reduce(0, +)
+        let count = leaves.values.reduce(0, &+)
         let names = leaves.keys.sorted().map { "0x" + String($0, radix: 16, uppercase: true) }
         let listed = names.prefix(4).joined(separator: ", ") + (names.count > 4 ? ", ..." : "")
         return "the guest asked \(count == 1 ? "once" : "\(count) times") for tally leaves without a meaning here "
             + "(\(listed)) and got zeros: its program may follow another kernel's layout of the leaves; "
             + "docs/cpuid-abi.md has a table of them"
->>>>>>> main
     }
 
     private var devices: DeviceConfiguration {

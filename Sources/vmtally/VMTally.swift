@@ -1,5 +1,5 @@
 import ArgumentParser
-import CLinuxKVM
+import CLinux
 import Glibc
 
 @main

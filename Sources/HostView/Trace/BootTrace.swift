@@ -130,7 +130,15 @@ public final class BootTrace {
 
     private func exits(_ source: ExitCounts.Source) throws(TraceError) -> TracedExits {
         take()
-        return TracedExits(source, try instance.histograms(source.rawValue))
+        let histograms = try instance.histograms(source.rawValue)
+        let lost = histograms.filter { $0.keys.last != TracedExits.timeKey && $0.keys != ["guest_rip"] }
+            .reduce(0) { $0 &+ $1.dropped }
+        guard lost == 0 else {
+            throw TraceError(
+                cause: "\(source.rawValue): the kernel's histogram lost \(lost) events",
+                remedy: "a count that is not whole is not shown")
+        }
+        return TracedExits(source, histograms)
     }
 }
 
@@ -158,22 +166,6 @@ public struct TracedExits: Sendable {
         var byReason: [UInt32: UInt64] = [:]
         var series: [(code: UInt32, time: UInt64, count: UInt64)] = []
         var dropped: UInt64 = 0
-<<<<<<< HEAD:Sources/HostView/BootTrace.swift
-        for histogram in try instance.histograms(event) {
-            if histogram.keys == [Self.reasonKey[event]] {
-                guard histogram.dropped == 0 else {
-                    throw TraceError(
-                        cause: "\(event): the kernel's histogram lost \(histogram.dropped) events",
-                        remedy: "a count that is not whole is not shown")
-                }
-                for entry in histogram.entries where entry.keys.count == 1 {
-                    byReason[entry.keys[0], default: 0] += entry.count
-                }
-            } else if histogram.keys.count == 2 {
-                dropped = histogram.dropped
-                for entry in histogram.entries where entry.keys.count == 2 {
-                    series.append((entry.keys[0], entry.keys[1], entry.count))
-=======
         var vocabularies: Set<TallyFeatures.Vocabulary?> = []
         for histogram in histograms where histogram.keys.first == Self.reasonKey(source) {
             let isSeries = histogram.keys.last == Self.timeKey
@@ -185,7 +177,6 @@ public struct TracedExits: Sendable {
                 } else {
                     byReason[code, default: 0] += entry.count
                     vocabularies.insert(histogram.keys.count == 1 ? .kvm : Self.vocabulary(isa: entry.keys[1]))
->>>>>>> main:Sources/HostView/Trace/BootTrace.swift
                 }
             }
         }

@@ -98,26 +98,17 @@ public struct BreakpointSupport: Equatable, Sendable {
                 return vcpu
             }
             stoppable(vcpu)
-<<<<<<< HEAD
             let result: Result<BreakpointSupport, MachineError>
             do throws(KVMError) {
-                result = .success(try trials(vcpu, longMode))
+                var support = try trials(vcpu, longMode)
+                support.rangeIsTaken = try rangeIsTaken(vcpu, longMode)
+                result = .success(support)
             } catch {
                 result = .failure(.kvm(error))
             }
             // Before the VM is taken apart, which takes the kernel milliseconds; and before the vCPU's run page goes, which
             // whoever stops the trial writes to.
             outcome(result)
-=======
-            // Before the VM is taken apart, which takes the kernel milliseconds.
-            outcome(
-                .success(
-                    try lifted { () throws(KVMError) in
-                        var support = try trials(vcpu, longMode)
-                        support.rangeIsTaken = try rangeIsTaken(vcpu, longMode)
-                        return support
-                    }))
->>>>>>> main
             withExtendedLifetime(memory) {}
         } catch {
             outcome(.failure(error))

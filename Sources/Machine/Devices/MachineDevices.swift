@@ -1,12 +1,9 @@
-<<<<<<< HEAD
+import CLinux
 import CLinuxKVM
 import Glibc
 import KVM
-import Synchronization
-=======
-import KVM
 import Linux
->>>>>>> main
+import Synchronization
 
 /// What a PC has beyond its fixed parts.
 public struct DeviceConfiguration: Sendable {
@@ -95,14 +92,9 @@ struct MachineDevices {
     let ioAPIC: IOAPIC?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
-<<<<<<< HEAD
-    init(bareMetal output: SerialOutput, marker: BootMarker, bench: BenchHost? = nil) {
+    init(bareMetal output: SerialOutput, marker: BootMarker, extension more: (any MachineExtension)? = nil) {
         loops = []
         messages = GuestMessages()
-=======
-    init(bareMetal output: SerialOutput, marker: BootMarker, extension more: (any MachineExtension)? = nil) {
-        loop = nil
->>>>>>> main
         input = nil
         ioAPIC = nil
         platform = Platform(
@@ -147,17 +139,13 @@ struct MachineDevices {
             ports.append((InterruptTestPorts.ports, InterruptTestPorts(lines: (0..<24).map(line))))
         }
         var backends: [any VirtioBackend] = []
-<<<<<<< HEAD
-        let loop = try EventLoop()
+        let loop = try lifted { () throws(SystemError) in try EventLoop() }
         let isOver: @Sendable () -> Bool = { control.isOver }
         let report = GuestMessages(configuration.report)
         messages = report
         // A file as input cannot be waited for: it is read when there may be room.
-        let more = try EventDescriptor()
+        let more = try lifted { () throws(SystemError) in try EventDescriptor() }
         let inputIsFile = configuration.input.map(Self.isFile) ?? false
-=======
-        let loop = try lifted { () throws(SystemError) in try EventLoop() }
->>>>>>> main
         let drained: @Sendable () -> Void = { [input = configuration.input, weak loop] in
             guard let input else { return }
             if inputIsFile {
@@ -289,10 +277,9 @@ struct MachineDevices {
         _ line: (UInt32) -> InterruptLine, _ loop: EventLoop, byEvents: Bool,
         report: @escaping @Sendable (String) -> Void, isOver: @escaping @Sendable () -> Bool
     ) throws(MachineError) -> VirtioMMIO {
-<<<<<<< HEAD
         let interrupt: @Sendable () -> Void
         if byEvents {
-            let event = try EventDescriptor()
+            let event = try lifted { () throws(SystemError) in try EventDescriptor() }
             try lifted { () throws(KVMError) in try vm.machine.registerIRQFD(event.rawValue, gsi: place.gsi) }
             interrupt = { event.signal() }
         } else {
@@ -300,33 +287,6 @@ struct MachineDevices {
             interrupt = {
                 line(true)
                 line(false)
-=======
-        guard configuration.eventDescriptors else {
-            let line = line(place.gsi)
-            return VirtioMMIO(
-                backend, memory: memory,
-                interrupt: {
-                    line(true)
-                    line(false)
-                }, report: configuration.report)
-        }
-        let interrupt = try lifted { () throws(SystemError) in try EventDescriptor() }
-        let transport = VirtioMMIO(
-            backend, memory: memory, interrupt: { interrupt.signal() }, report: configuration.report)
-        do throws(KVMError) {
-            try vm.machine.registerIRQFD(interrupt.rawValue, gsi: place.gsi)
-        } catch {
-            throw .kvm(error)
-        }
-        for queue in 0..<transport.queueCount {
-            let event = try lifted { () throws(SystemError) in try EventDescriptor() }
-            do throws(KVMError) {
-                try vm.machine.registerIOEvent(
-                    event.rawValue, address: place.address + VirtioMMIO.notifyOffset, length: 4, in: .memory,
-                    match: UInt64(queue))
-            } catch {
-                throw .kvm(error)
->>>>>>> main
             }
         }
         var events: [EventDescriptor] = []

@@ -31,15 +31,9 @@ final class RunControl: Sendable {
 
     /// - Parameter callsOut: vCPUs are to be called out of a guest that has not yet shown its #GP handler.
     init(cpus: Int, callsOut: Bool = false) throws(MachineError) {
-<<<<<<< HEAD:Sources/Machine/RunControl.swift
-        finished = try EventDescriptor()
-        state = Mutex(State(running: cpus, waitingForHandler: callsOut ? Set(0..<cpus) : []))
-=======
-        finished = eventfd(0, Int32(EFD_CLOEXEC))
-        guard finished >= 0 else { throw .system(call: "eventfd", errno: errno) }
+        finished = try lifted { () throws(SystemError) in try EventDescriptor() }
         state = Mutex(
             State(running: cpus, callsOut: callsOut, waitingForHandler: callsOut ? Set(0..<cpus) : []))
->>>>>>> main:Sources/Machine/Loop/RunControl.swift
         KickSignal.install()
     }
 

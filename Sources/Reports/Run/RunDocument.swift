@@ -197,12 +197,8 @@ public struct RunDocument: Encodable, Sendable {
             byRIP: byRIP?.rows.map(Place.init),
             byRIPOthers: byRIP.map { Total($0.rest) })
         kernel = result.kernel.values
-<<<<<<< HEAD:Sources/Reports/RunDocument.swift
         kernelMissing = result.kernel.missing
-        hardware = result.hardware.map(Hardware.init)
-=======
         hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
->>>>>>> main:Sources/Reports/Run/RunDocument.swift
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered.total,
             meaningless: result.leaf.meaningless.values.reduce(0, +),

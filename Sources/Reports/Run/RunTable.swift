@@ -27,11 +27,8 @@ public struct RunTable: Sendable {
             "total", grouped(all.total), share(all.total, all.total), grouped(all.pair.cycles),
         ])
         let places = byRIP.map { [""] + $0.lines() + [""] } ?? []
-<<<<<<< HEAD:Sources/Reports/RunTable.swift
         let end = "end: \(result.end.reason), status \(result.end.exitStatus)"
-        return table.lines() + places + kernelLines(all.total.count) + hardwareLines() + [end, summary]
-=======
-        return table.lines() + places + kernelLines(all.total) + hardwareLines() + [summary]
+        return table.lines() + places + kernelLines(all.total) + hardwareLines() + [end, summary]
     }
 
     /// Sum, shortest, percentiles and longest.
@@ -40,7 +37,6 @@ public struct RunTable: Sendable {
         return
             ([times.cycles, times.range?.lowerBound]
             + [0.5, 0.9, 0.99, 0.999].map(times.percentile) + [times.range?.upperBound]).map { grouped($0 ?? 0) }
->>>>>>> main:Sources/Reports/Run/RunTable.swift
     }
 
     /// The patched kernel's own tally: VM exits by reason, and where a vCPU's time went.
@@ -103,23 +99,3 @@ public struct RunTable: Sendable {
         }
     }
 }
-<<<<<<< HEAD:Sources/Reports/RunTable.swift
-
-func share(_ part: UInt64, _ whole: UInt64) -> String {
-    whole == 0 ? "" : fixed(100 * Double(part) / Double(whole), 1) + " %"
-}
-
-/// A number of at least 0 with so many decimals; one that is too large for that, or none, as Swift writes it.
-func fixed(_ value: Double, _ decimals: Int) -> String {
-    var scale: UInt64 = 1
-    for _ in 0..<decimals {
-        scale *= 10
-    }
-    guard value * Double(scale) < 1e18 else { return "\(value)" }
-    let scaled = UInt64((max(0, value) * Double(scale)).rounded())
-    guard decimals > 0 else { return "\(scaled)" }
-    let fraction = String(scaled % scale)
-    return "\(scaled / scale)." + String(repeating: "0", count: decimals - fraction.count) + fraction
-}
-=======
->>>>>>> main:Sources/Reports/Run/RunTable.swift

@@ -5,7 +5,7 @@
  * chroot have no /proc: what the C library hands over at the start does for both. And standard output at the end, which
  * Swift 6 does not let a program name.
  */
-#include "CLinuxKVM.h"
+#include "CLinux.h"
 
 #include <errno.h>
 #include <stdio.h>
