@@ -18,7 +18,8 @@ let package = Package(
         .target(name: "CLinux"),
         .target(name: "CLinuxKVM"),
         .target(name: "Linux", dependencies: ["CLinux"]),
-        .target(name: "KVM", dependencies: ["CLinux", "CLinuxKVM", "Linux"]),
+        .systemLibrary(name: "CExitModule", path: "kernel-module"),
+        .target(name: "KVM", dependencies: ["CExitModule", "CLinux", "CLinuxKVM", "Linux"]),
         .target(name: "GuestCode", dependencies: ["Linux"]),
         .target(name: "ExitStats"),
         .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
@@ -53,8 +54,8 @@ let package = Package(
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "Bench", "BootRecords", "Boots", "GuestCode", "HostView", "KVM", "Linux", "Machine", "ProbeImage",
-                "Reports",
+                "Bench", "BootRecords", "Boots", "CLinux", "GuestCode", "HostView", "KVM", "Linux", "Machine",
+                "ProbeImage", "Rendering", "Reports",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
@@ -69,7 +70,7 @@ let package = Package(
         .testTarget(name: "CodegenTests"),
         .testTarget(name: "HostViewTests", dependencies: ["ExitStats", "HostView"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
-        .testTarget(name: "KVMTests", dependencies: ["CLinux", "KVM", "Linux"]),
+        .testTarget(name: "KVMTests", dependencies: ["CExitModule", "CLinux", "KVM", "Linux"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(

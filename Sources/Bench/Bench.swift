@@ -174,7 +174,7 @@ public final class Bench {
             case .twoCPUs where allowed.count < 2: return "needs two host CPUs, this process may use \(allowed.count)"
             case .hugePages:
                 if let setting = HugePages.unavailable { return setting }
-            case .kernelAnswers where !host.kernelCounts:
+            case .kernelAnswers where host.vocabulary == nil:
                 return "this kernel does not answer the leaf: it takes the patch in kernel-patch/"
             case .kernelSends where host != .userspace:
                 return host == .none

@@ -36,7 +36,7 @@ extension BootConfiguration {
         var names: Set<String> = []
         for (index, run) in runs.enumerated() {
             if let problem = run.problem() { return ".runs[\(index)]: \(problem)" }
-            for exits in [run.userspace, run.hardware] { names.formUnion((exits?.byReason ?? [:]).keys) }
+            for exits in [run.userspace, run.hardware] { names.formUnion((exits?.byName ?? [:]).keys) }
             guard names.count <= 2 * RecordingLimits.names else { return ": too many reasons" }
         }
         if let series {
@@ -65,9 +65,8 @@ extension BootRun {
         guard index >= 0, nanoseconds <= RecordingLimits.number else { return "index or marker_ns" }
         for (name, exits) in [("userspace", userspace), ("vm_exits", hardware)] {
             guard let exits else { continue }
-            let reasons = exits.byReason ?? [:]
-            guard exits.total <= RecordingLimits.number, reasons.count <= RecordingLimits.names,
-                reasons.values.allSatisfy({ $0 <= RecordingLimits.number })
+            guard exits.total <= RecordingLimits.number, exits.reasons.count <= RecordingLimits.names,
+                exits.reasons.allSatisfy({ $0.count <= RecordingLimits.number })
             else { return "\(name): a number that no boot comes to" }
         }
         let phases = phases ?? []

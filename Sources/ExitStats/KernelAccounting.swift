@@ -29,12 +29,15 @@ extension ExitCounts {
     ///   - counter: values of one of KVM's binary statistics by its name; nil where the kernel has none.
     ///   - vocabulary: that of the kernel's answer to ``TallyLeaf/features``.
     /// - Returns: nil where the kernel does not count.
-    public init?(kernelPatch counter: (String) -> [UInt64]?, _ vocabulary: TallyFeatures.Vocabulary) {
+    public init?(
+        kernelPatch counter: (String) -> [UInt64]?, _ vocabulary: TallyFeatures.Vocabulary,
+        source: Source = .kernelPatch
+    ) {
         guard let exits = counter("exit_acct_reason_exits"), let cycles = counter("exit_acct_reason_cycles") else {
             return nil
         }
         self.init(
-            source: .kernelPatch, vocabulary: vocabulary,
+            source: source, vocabulary: vocabulary,
             reasons: zip(exits, cycles).enumerated().compactMap { slot, counts in
                 guard counts.0 > 0 else { return nil }
                 // The last slot takes the codes that have none of their own.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import CExitModule
+import CLinux
 import Glibc
+import Linux
 
 /// The loadable module of kernel-module/, by its device: whose VM exits are counted for their guests and for this host.
 ///
@@ -14,7 +16,7 @@ public struct ExitModule: ~Copyable, Sendable {
     private let file: FileDescriptor
 
     public init(path: String = ExitModule.path) throws(KVMError) {
-        let descriptor = open(path, O_RDWR | O_CLOEXEC)
+        let descriptor = Glibc.open(path, O_RDWR | O_CLOEXEC)
         guard descriptor >= 0 else { throw KVMError(call: path, errno: errno, remedy: Self.remedy(opening: errno)) }
         file = FileDescriptor(owning: descriptor)
     }
@@ -58,7 +60,8 @@ public struct ExitModule: ~Copyable, Sendable {
     private static func remedy(telling errno: Int32) -> String? {
         switch errno {
         case ENODEV: "That process has no VM of its own"
-        case EBUSY: "A livepatch or a BPF program has KVM's functions, or kernel.ftrace_enabled is 0; the kernel's log says which"
+        case EBUSY:
+            "A livepatch or a BPF program has KVM's functions, or kernel.ftrace_enabled is 0: the kernel's log says more"
         case ENOENT: "No vendor's module of KVM is loaded, or nothing of that name was allowed"
         default: nil
         }
@@ -69,7 +72,9 @@ public struct ExitModule: ~Copyable, Sendable {
         var text: [UInt8] = []
         var part = [UInt8](repeating: 0, count: 65536)
         while true {
-            let count = part.withUnsafeMutableBytes { pread(file.rawValue, $0.baseAddress, $0.count, off_t(text.count)) }
+            let count = part.withUnsafeMutableBytes {
+                pread(file.rawValue, $0.baseAddress, $0.count, off_t(text.count))
+            }
             guard count >= 0 else { throw KVMError(call: "read \(Self.path)", errno: errno) }
             guard count > 0 else { return ExitModuleList(String(decoding: text, as: UTF8.self)) }
             text += part[..<count]
@@ -80,6 +85,12 @@ public struct ExitModule: ~Copyable, Sendable {
 
     /// VMTALLY_OPEN_VM, `_IOW(0xb7, 1, __u64)`
     private static let openVM: UInt = 0x4008_B701
+
+    /// The counters of the VM of a process that was counted last; nil where none is.
+    public func newestVM(of process: pid_t) throws(KVMError) -> ExitModuleVM? {
+        guard let vm = try list().vms.last(where: { $0.pid == process }) else { return nil }
+        return try open(vm: vm.id)
+    }
 
     /// The counters of a VM of ``list()``. They outlive it, and then no longer change.
     public func open(vm id: UInt64) throws(KVMError) -> ExitModuleVM {
@@ -175,7 +186,8 @@ public struct ExitModuleVM: ~Copyable, Sendable {
         var filled = 0
         while filled < count {
             let more = all.withUnsafeMutableBytes {
-                pread(file.rawValue, $0.baseAddress! + filled, count - filled, off_t(offset + filled))
+                let rest = UnsafeMutableRawBufferPointer(rebasing: $0[filled...])
+                return pread(file.rawValue, rest.baseAddress, rest.count, off_t(offset + filled))
             }
             if more < 0, errno == EINTR { continue }
             guard more >= 0 else { throw KVMError(call: "reading a VM of \(ExitModule.path)", errno: errno) }

@@ -13,11 +13,25 @@ package final class KernelStatistics: Sendable {
         }
     }
 
+    private final class Module: Sendable {
+        let vm: ExitModuleVM
+
+        init(_ vm: consuming ExitModuleVM) {
+            self.vm = vm
+        }
+    }
+
     private let sources: [Source]
     /// Why nothing is read: the statistics of some vCPUs alone are worse than none.
     private let problem: String?
+    private let module: Module?
 
-    package init(_ machine: borrowing VirtualMachine, vcpus: (borrowing (borrowing VCPU) -> Void) -> Void) {
+    /// - Parameter module: the VM's counters in the loadable module, where it has any. They are given the names that the
+    ///   series of kernel-patch/ has for the same.
+    package init(
+        _ machine: borrowing VirtualMachine, module: consuming ExitModuleVM? = nil,
+        vcpus: (borrowing (borrowing VCPU) -> Void) -> Void
+    ) {
         var sources: [Source] = []
         var problem: String?
         func add(_ what: String, _ open: () throws(KVMError) -> Source) {
@@ -37,6 +51,7 @@ package final class KernelStatistics: Sendable {
         }
         self.sources = problem == nil ? sources : []
         self.problem = problem
+        if let module { self.module = Module(module) } else { self.module = nil }
     }
 
     private static func explain(_ what: String, _ error: KVMError) -> String {
@@ -56,6 +71,9 @@ package final class KernelStatistics: Sendable {
                 none.missing = Self.explain(index == 0 ? "the VM" : "vCPU \(index - 1)", error)
                 return none
             }
+        }
+        if let module, let snapshot = try? module.vm.read() {
+            counters.add(snapshot)
         }
         return counters
     }
@@ -92,6 +110,47 @@ public struct KernelCounters: Equatable, Sendable {
     /// All values of a counter, one or several; nil where the kernel has none of that name.
     public func counter(_ name: String) -> [UInt64]? {
         arrays[name] ?? values[name].map { [$0] }
+    }
+
+    /// The module's counters of a VM, by the names of kernel-patch/.
+    mutating func add(_ snapshot: ExitModuleSnapshot) {
+        func sum(_ value: (ExitModuleSnapshot.VCPU) -> UInt64) -> UInt64 {
+            snapshot.vcpus.reduce(0) { $0 &+ value($1) }
+        }
+        let sums = [
+            "exits": snapshot.exits, "cycles": sum { $0.times.kernel &+ $0.times.preempted },
+            "guest_cycles": sum(\.times.guest), "blocked_cycles": sum(\.times.blocked),
+            "userspace_cycles": sum(\.times.userspace), "no_entry_exits": sum(\.unseen),
+        ]
+        for (name, value) in sums {
+            values["exit_acct_\(name)"] = value
+            cumulative.insert("exit_acct_\(name)")
+        }
+        var exits = [UInt64](repeating: 0, count: Self.slotCount)
+        var cycles = exits
+        for reason in snapshot.vcpus.lazy.flatMap(\.reasons) {
+            let slot = Self.slot(of: reason.code, vocabulary: snapshot.vocabulary)
+            exits[slot] &+= reason.count
+            cycles[slot] &+= reason.cycles
+        }
+        // What VMX cannot run KVM emulates, and calls exit reason 33 without an event of its own.
+        exits[snapshot.vocabulary == 1 ? 33 : Self.slotCount - 1] &+= sum(\.unseen)
+        arrays["exit_acct_reason_exits"] = exits
+        arrays["exit_acct_reason_cycles"] = cycles
+    }
+
+    /// The series' counters by reason: the last is for codes that have none of their own (kvm/api.rst 4.133 as patched).
+    private static let slotCount = 174
+
+    private static func slot(of code: UInt32, vocabulary: UInt32) -> Int {
+        switch code {
+        case 0...85: Int(code)
+        case 86...0xA6 where vocabulary != 1: Int(code)
+        case 0x400...0x403 where vocabulary != 1: 0xA7 + Int(code) - 0x400
+        case 0xF000_0000 where vocabulary != 1: 0xAB
+        case 0xFFFF_FFFF where vocabulary != 1: 0xAC
+        default: slotCount - 1
+        }
     }
 
     /// Cumulative counters' growth; others as they are now.

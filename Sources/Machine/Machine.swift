@@ -156,7 +156,11 @@ public final class Machine {
         self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
         try page?.publish(TallyPageHeader(vcpus: UInt32(cpus), tscKHz: tscKHz, vocabulary: .kvm, boot: 1))
-        statistics = KernelStatistics(vm.machine) { visit in
+        var module: ExitModuleVM?
+        if case .module = plan.host {
+            module = try lifted { () throws(KVMError) in try ExitModule().newestVM(of: getpid()) }
+        }
+        statistics = KernelStatistics(vm.machine, module: module) { visit in
             for vcpu in vcpus {
                 visit(vcpu.loop.vcpu)
             }
@@ -329,7 +333,9 @@ public final class Machine {
             devices.input?.restore()
         }
         for (index, loop) in devices.loops.enumerated() {
-            helpers.append((loop, try Thread(name: index == 0 ? "devices" : "disk\(index - 1)") { loop.run() }))
+            let name = index == 0 ? "devices" : "disk\(index - 1)"
+            let thread = try lifted { () throws(SystemError) in try Thread(name: name) { loop.run() } }
+            helpers.append((loop, thread))
         }
         let counting = configuration.countsExits
         // Devices with a thread of their own open descriptors that both sides must see.
@@ -408,6 +414,7 @@ public final class Machine {
             filter += FaultingMSRs.filter
         }
         do throws(KVMError) {
+            try plan.host.apply(vm)
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range
                 try vm.enable(HostAnswers.capability, UInt64(leaves.lowerBound), UInt64(leaves.count))

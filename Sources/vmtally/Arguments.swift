@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import CLinux
-import Reports
+import Rendering
 
 /// The command line, without /proc: see startup.c.
 enum Arguments {

@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import HostView
 import KVM
+import Linux
 import Machine
 import ProbeImage
 import Reports

@@ -1,7 +1,8 @@
 import ArgumentParser
 import Glibc
+import Linux
 import Machine
-import Reports
+import Rendering
 import Synchronization
 
 /// A run that failed: told on standard error, exit status 1.

@@ -26,7 +26,8 @@ struct HostCommand: ParsableCommand {
     func run() throws {
         let (kvm, probe) = Self.ask(device)
         let report = HostReport(
-            facts: HostFacts(), path: device, file: HostFacts.DeviceFile(path: device), kvm: kvm, probe: probe)
+            facts: HostFacts(), path: device, file: HostFacts.DeviceFile(path: device), kvm: kvm, probe: probe,
+            exitModule: Self.exitModule())
         try write(json ? report.json() + "\n" : report.text(), to: "-")
         if case .failure(let problem) = kvm {
             throw Failure(problem.what + (report.device.remedy.map { ". \($0)" } ?? ""))
@@ -58,6 +59,13 @@ struct HostCommand: ParsableCommand {
             if value != 0 { found.append((capability.rawValue, capability.name, value)) }
         }
         return found
+    }
+
+    private static func exitModule() -> HostReport.ExitModule {
+        guard let list = try? ExitModule().list() else { return HostReport.ExitModule(loaded: ExitModule.isLoaded) }
+        return HostReport.ExitModule(
+            loaded: true, rules: list.rules,
+            vms: list.vms.map { vm in .init(pid: vm.pid, name: vm.name, vcpus: vm.vcpus, exits: vm.exits) })
     }
 
     private static func probe(_ system: borrowing System) -> LiveCPUIDProbe {

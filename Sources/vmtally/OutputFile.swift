@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
-import Machine
+import Linux
 
 /// A file to be written when the work is done: whether it can be is known before.
 ///

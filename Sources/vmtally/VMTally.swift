@@ -12,7 +12,7 @@ struct VMTally: ParsableCommand {
         version: version,
         subcommands: [
             DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
-            HistoryCommand.self, HostCommand.self, CPUIDCommand.self,
+            HistoryCommand.self, HostCommand.self, CPUIDCommand.self, AllowCommand.self, DisallowCommand.self,
         ]
     )
 

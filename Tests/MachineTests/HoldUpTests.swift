@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
+import Linux
 import Synchronization
 import TestSupport
 import Testing
@@ -240,11 +241,11 @@ struct HoldUpTests {
         }
         let loop = try EventLoop()
         try loop.add(wake.rawValue) { _ in _ = device.work(0) }
-        let thread = try Thread(name: "disk") { loop.run() }
+        let thread = try Linux.Thread(name: "disk") { loop.run() }
         set(0, 0x50)
         let released = SerialOutputTests.Flag()
         // Waits for the lock, as the thread of a vCPU that reads the device's status.
-        let vcpu = try Thread(name: "vcpu") {
+        let vcpu = try Linux.Thread(name: "vcpu") {
             while true {
                 var status: UInt32 = 0
                 withUnsafeMutableBytes(of: &status) { device.read(0x70, $0) }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import BootRecords
 import Foundation
+import Rendering
 import Testing
 
 @testable import Reports

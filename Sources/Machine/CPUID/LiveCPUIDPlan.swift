@@ -67,7 +67,7 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     /// leaves are not there.
     public var name: String {
         switch host {
-        case .kernel: return "host"
+        case .kernel, .module: return "host"
         case .userspace: return "host-exit"
         case .none: break
         }
@@ -110,7 +110,8 @@ extension LiveCPUIDPlan {
             guard host != .none else {
                 throw .configuration(
                     "--live-cpuid host: this kernel does not answer the tally leaves: "
-                        + "it takes the patch in kernel-patch/")
+                        + "it takes the module in kernel-module/, loaded, and root to ask it; or the patch in "
+                        + "kernel-patch/")
             }
             self = LiveCPUIDPlan(host, leaves: host.kernelCounts ? .asListed : .snapshot)
             return

@@ -139,12 +139,12 @@ struct MachineDevices {
             ports.append((InterruptTestPorts.ports, InterruptTestPorts(lines: (0..<24).map(line))))
         }
         var backends: [any VirtioBackend] = []
-        let loop = try lifted { () throws(SystemError) in try EventLoop() }
+        let loop = try EventLoop.make()
         let isOver: @Sendable () -> Bool = { control.isOver }
         let report = GuestMessages(configuration.report)
         messages = report
         // A file as input cannot be waited for: it is read when there may be room.
-        let more = try lifted { () throws(SystemError) in try EventDescriptor() }
+        let more = try EventDescriptor.make()
         let inputIsFile = configuration.input.map(Self.isFile) ?? false
         let drained: @Sendable () -> Void = { [input = configuration.input, weak loop] in
             guard let input else { return }
@@ -165,7 +165,7 @@ struct MachineDevices {
             room = { uart.receiveRoom }
             deliver = { uart.receive($0) }
         case .virtio:
-            let writable = try EventDescriptor()
+            let writable = try EventDescriptor.make()
             waitForReader = writable
             let device = VirtioConsole(output: output, drained: drained) { [weak loop] in
                 let waits = output.descriptor.map { loop?.whenWritable($0) { _ in writable.signal() } ?? false }
@@ -196,7 +196,7 @@ struct MachineDevices {
         var transports: [VirtioMMIO] = []
         var loops = [loop]
         for (index, backend) in backends.enumerated() {
-            let own = backend.mayBlock ? try EventLoop() : loop
+            let own = backend.mayBlock ? try EventLoop.make() : loop
             if own !== loop {
                 loops.append(own)
             }
@@ -206,7 +206,7 @@ struct MachineDevices {
                     byEvents: configuration.eventDescriptors, report: report.take, isOver: isOver))
         }
         if let waitForReader, let transport = transports.first {
-            try loop.add(waitForReader.rawValue) { loop in
+            try loop.watch(waitForReader.rawValue) { loop in
                 waitForReader.clear()
                 loop.rearm(waitForReader.rawValue)
                 transport.notify(VirtioConsole.transmitQueue)
@@ -220,7 +220,7 @@ struct MachineDevices {
         }
         for transport in transports {
             guard let network = transport.backend as? VirtioNetwork else { continue }
-            try loop.add(network.descriptor) { _ in transport.notify(VirtioNetwork.receiveQueue) }
+            try loop.watch(network.descriptor) { _ in transport.notify(VirtioNetwork.receiveQueue) }
         }
         platform =
             if let ioAPIC {
@@ -236,14 +236,14 @@ struct MachineDevices {
         let input = ConsoleInput(descriptor, room: room, deliver: deliver) { control.finish(.quit) }
         self.input = input
         if inputIsFile {
-            try loop.add(more.rawValue) { loop in
+            try loop.watch(more.rawValue) { loop in
                 more.clear()
                 loop.rearm(more.rawValue)
                 if input.take() { more.signal() }
             }
             more.signal()
         } else {
-            try loop.add(descriptor) { loop in
+            try loop.watch(descriptor) { loop in
                 if input.take() { loop.rearm(descriptor) }
             }
         }
@@ -279,7 +279,7 @@ struct MachineDevices {
     ) throws(MachineError) -> VirtioMMIO {
         let interrupt: @Sendable () -> Void
         if byEvents {
-            let event = try lifted { () throws(SystemError) in try EventDescriptor() }
+            let event = try EventDescriptor.make()
             try lifted { () throws(KVMError) in try vm.machine.registerIRQFD(event.rawValue, gsi: place.gsi) }
             interrupt = { event.signal() }
         } else {
@@ -291,7 +291,7 @@ struct MachineDevices {
         }
         var events: [EventDescriptor] = []
         for _ in backend.queueSizes {
-            events.append(try EventDescriptor())
+            events.append(try EventDescriptor.make())
         }
         let transport = VirtioMMIO(
             backend, memory: memory, interrupt: interrupt, report: report, isOver: isOver,
@@ -304,13 +304,29 @@ struct MachineDevices {
                         match: UInt64(queue))
                 }
             }
-            try loop.add(event.rawValue) { loop in
+            try loop.watch(event.rawValue) { loop in
                 event.clear()
                 loop.rearm(event.rawValue)
                 if transport.work(queue) { event.signal() }
             }
         }
         return transport
+    }
+}
+
+extension EventDescriptor {
+    fileprivate static func make() throws(MachineError) -> EventDescriptor {
+        try lifted { () throws(SystemError) in try EventDescriptor() }
+    }
+}
+
+extension EventLoop {
+    fileprivate static func make() throws(MachineError) -> EventLoop {
+        try lifted { () throws(SystemError) in try EventLoop() }
+    }
+
+    fileprivate func watch(_ descriptor: Int32, _ handler: @escaping Handler) throws(MachineError) {
+        _ = try lifted { () throws(SystemError) in try add(descriptor, handler) }
     }
 }
 

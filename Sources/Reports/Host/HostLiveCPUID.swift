@@ -31,7 +31,7 @@ public struct LiveCPUIDProbe: Equatable, Sendable {
 
     /// What the machine's trial on this host says.
     public init(_ support: BreakpointSupport, host: HostAnswers) {
-        hostAnswers = host == .none ? .fails("this kernel lacks vmtally's patch (kernel-patch/)") : .works
+        hostAnswers = host == .none ? .fails("neither vmtally's module nor its patch is here") : .works
         hardwareBreakpoint = support.hardware ? .works : .fails("tried: breakpoints do not stop a guest here")
         softwareBreakpoint = .notTried
         cpuidFaulting =
@@ -90,7 +90,7 @@ public struct LiveCPUIDModes: Equatable, Codable, Sendable {
         case .works: Mode(mode: "host", possible: .yes, covers: covers, why: "this kernel answers the leaves")
         case .fails(let reason): Mode(mode: "host", possible: .no, covers: covers, why: reason)
         case .notTried:
-            Mode(mode: "host", possible: .untested, covers: covers, why: "needs a host kernel with vmtally's patch")
+            Mode(mode: "host", possible: .untested, covers: covers, why: "needs vmtally's module, or its patch")
         }
     }
 

@@ -26,6 +26,14 @@ extension HostReport {
         row("Backend", "\(backend.name ?? "unknown"): \(backend.evidence)")
         for note in backend.notes { row("", note) }
 
+        if let exitModule {
+            row("Module", exitModule.text)
+            for rule in exitModule.rules ?? [] { row("", rule) }
+            for vm in exitModule.vms ?? [] {
+                row("", "process \(vm.pid) (\(vm.name)): \(vm.vcpus) vCPUs, \(vm.exits) VM exits")
+            }
+        }
+
         if let liveCPUID {
             lines += ["", "Ways to answer the guest's CPUID live, best first"]
             for mode in liveCPUID.modes {
@@ -102,5 +110,13 @@ extension HostReport {
             }
         }
         return lines
+    }
+}
+
+extension HostReport.ExitModule {
+    fileprivate var text: String {
+        guard loaded else { return "vmtally.ko is not loaded: VM exits of other VMMs' guests are not counted" }
+        guard let rules else { return "vmtally.ko is loaded; whom it allows is told to root alone" }
+        return rules.isEmpty ? "vmtally.ko is loaded, and no VM allowed" : "vmtally.ko is loaded, and tells"
     }
 }

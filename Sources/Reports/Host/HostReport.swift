@@ -82,6 +82,35 @@ public struct HostReport: Equatable, Encodable, Sendable {
         public var isPresent: Bool { value != 0 }
     }
 
+    /// The loadable module of kernel-module/.
+    public struct ExitModule: Equatable, Encodable, Sendable {
+        /// A VM that is counted.
+        public struct VM: Equatable, Encodable, Sendable {
+            public var pid: Int32
+            public var name: String
+            public var vcpus: Int
+            public var exits: UInt64
+
+            public init(pid: Int32, name: String, vcpus: Int, exits: UInt64) {
+                self.pid = pid
+                self.name = name
+                self.vcpus = vcpus
+                self.exits = exits
+            }
+        }
+
+        public var loaded: Bool
+        /// Whose VMs are allowed: `allow all`, `allow 1234`, `allow name=NAME`; nil where we may not ask.
+        public var rules: [String]?
+        public var vms: [VM]?
+
+        public init(loaded: Bool, rules: [String]? = nil, vms: [VM]? = nil) {
+            self.loaded = loaded
+            self.rules = rules
+            self.vms = vms
+        }
+    }
+
     public struct Missing: Equatable, Encodable, Sendable {
         public var what: String
         public var cost: String
@@ -97,12 +126,15 @@ public struct HostReport: Equatable, Encodable, Sendable {
     /// nil when KVM could not be asked.
     public var capabilities: [Capability]?
     public var liveCPUID: LiveCPUIDModes?
+    /// nil when nobody looked.
+    public var exitModule: ExitModule?
     public var missing: [Missing]
 
     public init(
         facts: HostFacts, path: String = "/dev/kvm", file: HostFacts.DeviceFile? = nil, kvm: Result<KVM, Problem>,
-        probe: LiveCPUIDProbe = .init()
+        probe: LiveCPUIDProbe = .init(), exitModule: ExitModule? = nil
     ) {
+        self.exitModule = exitModule
         cpu = CPU(
             name: facts.cpu, vendor: facts.vendor,
             virtualization: ["vmx", "svm"].first { facts.cpuFlags.contains($0) },
