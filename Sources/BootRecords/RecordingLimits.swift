@@ -40,7 +40,8 @@ extension BootConfiguration {
             guard names.count <= 2 * RecordingLimits.names else { return ": too many reasons" }
         }
         if let series {
-            guard series.runs >= 0, series.runs <= RecordingLimits.runs, series.interval <= RecordingLimits.number else {
+            guard series.runs >= 0, series.runs <= RecordingLimits.runs, series.interval <= RecordingLimits.number
+            else {
                 return ".series: runs or interval_ns"
             }
             for values in [series.hardware, series.userspace] {

@@ -14,7 +14,8 @@ enum Arguments {
         return try (1..<Int(count)).compactMap { words[$0] }.map { word in
             guard let text = String(validatingCString: word) else {
                 throw ValidationError(
-                    "'\(printable(String(cString: word)))' is not UTF-8: rename the file, or reach it by a link of another name")
+                    "'\(printable(String(cString: word)))' is not UTF-8: rename the file, or reach it by a link of another name"
+                )
             }
             return text
         }

@@ -119,7 +119,9 @@ struct OutputFile: ~Copyable {
             old += chunk.prefix(count)
         }
         do {
-            guard ftruncate(descriptor, 0) == 0, lseek(descriptor, 0, SEEK_SET) == 0 else { throw Failure(reason(path)) }
+            guard ftruncate(descriptor, 0) == 0, lseek(descriptor, 0, SEEK_SET) == 0 else {
+                throw Failure(reason(path))
+            }
             try write(text, to: descriptor)
             guard fsync(descriptor) == 0 || errno == EINVAL else { throw Failure(reason(path)) }
         } catch {

@@ -32,7 +32,10 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
     var append: String?
 
-    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none. (default: serial)")
+    @Option(
+        help:
+            "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none. (default: serial)"
+    )
     var console: DeviceConfiguration.Console?
 
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
@@ -44,7 +47,8 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "Give the Linux guest a virtio entropy source.")
     var rng = false
 
-    @Option(help: "virtio notifications by ioeventfd and irqfd: on, or off: then each is a userspace exit. (default: on)")
+    @Option(
+        help: "virtio notifications by ioeventfd and irqfd: on, or off: then each is a userspace exit. (default: on)")
     var ioeventfd: OnOff?
 
     @Option(help: "Number of vCPUs.")
@@ -110,7 +114,8 @@ struct RunCommand: ParsableCommand {
                 ("--net", !net.isEmpty), ("--rng", rng), ("--ioeventfd", ioeventfd != nil), ("--acpi", acpi != nil),
             ]
             if let option = given.first(where: \.1)?.0 {
-                throw ValidationError("\(option) goes with --kernel and --multiboot: a bare-metal guest has no such device.")
+                throw ValidationError(
+                    "\(option) goes with --kernel and --multiboot: a bare-metal guest has no such device.")
             }
         }
         guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {

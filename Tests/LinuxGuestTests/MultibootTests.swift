@@ -65,14 +65,18 @@ struct MultibootTests {
         #expect(!MPTable(cpus: 1, hasPIC: false).write(to: memory), "something is there")
     }
 
-    @Test("a file that is no guest is told by what it is", arguments: [
-        ([0x1F, 0x8B, 8, 0], "gunzip"), ([0xFD, 0x37, 0x7A, 0x58, 0x5A, 0], "unxz"), ([0x28, 0xB5, 0x2F, 0xFD], "unzstd"),
-        ([0x02, 0x21, 0x4C, 0x18], "lz4 -d"), (Array("MZ".utf8), "EFI program"), (Array("#!/bin/sh".utf8), "script"),
-        (Array("070701".utf8), "cpio archive"), (Array("!<arch>\n".utf8), "Debian package"),
-        ([UInt8](repeating: 0, count: 510) + [0x55, 0xAA], "boot sector"),
-        ([UInt8](repeating: 0, count: 0x8001) + Array("CD001".utf8), "CD image"),
-        ([UInt8](repeating: 0, count: 0xFFF0) + [0xEA] + [UInt8](repeating: 0, count: 15), "BIOS"),
-    ] as [([UInt8], String)])
+    @Test(
+        "a file that is no guest is told by what it is",
+        arguments: [
+            ([0x1F, 0x8B, 8, 0], "gunzip"), ([0xFD, 0x37, 0x7A, 0x58, 0x5A, 0], "unxz"),
+            ([0x28, 0xB5, 0x2F, 0xFD], "unzstd"),
+            ([0x02, 0x21, 0x4C, 0x18], "lz4 -d"), (Array("MZ".utf8), "EFI program"),
+            (Array("#!/bin/sh".utf8), "script"),
+            (Array("070701".utf8), "cpio archive"), (Array("!<arch>\n".utf8), "Debian package"),
+            ([UInt8](repeating: 0, count: 510) + [0x55, 0xAA], "boot sector"),
+            ([UInt8](repeating: 0, count: 0x8001) + Array("CD001".utf8), "CD image"),
+            ([UInt8](repeating: 0, count: 0xFFF0) + [0xEA] + [UInt8](repeating: 0, count: 15), "BIOS"),
+        ] as [([UInt8], String)])
     func kinds(start: [UInt8], word: String) throws {
         let bytes = UnsafeRawBufferPointer.copy(start + [UInt8](repeating: 0, count: max(0, 600 - start.count)))
         let memory = try GuestMemory(mebibytes: 4)

@@ -93,7 +93,8 @@ struct EndTests {
     }
 
     /// script(1) makes a terminal; raw mode is told by stty(1).
-    @Test("the terminal is given back", arguments: ["HUP", "QUIT", "USR1", "TERM"]) func terminal(signal: String) throws {
+    @Test("the terminal is given back", arguments: ["HUP", "QUIT", "USR1", "TERM"]) func terminal(signal: String) throws
+    {
         // mov $0x3F8, %edx; mov $'R', %al; out %al, %dx; 1: jmp 1b
         let image = try folder.file("guest", multibootImage([0xBA, 0xF8, 3, 0, 0, 0xB0, 0x52, 0xEE, 0xEB, 0xFE]))
         let inner = try folder.file(
@@ -138,7 +139,9 @@ struct EndTests {
         #expect(reason() == "timeout 124")
     }
 
-    @Test("a full standard output is status 1", arguments: ["demo --json", "demo", "host", "cpuid --raw", "--version", "--help"])
+    @Test(
+        "a full standard output is status 1",
+        arguments: ["demo --json", "demo", "host", "cpuid --raw", "--version", "--help"])
     func fullStandardOutput(command: String) throws {
         let outcome = try CommandLineTool.run("exec $VMTALLY \(command) >/dev/full")
         #expect(outcome.status == 1)
@@ -208,7 +211,9 @@ struct EndTests {
     }
 
     /// A tmpfs of 16 KiB, nearly full.
-    @Test("old content stays when the new does not fit", .enabled(if: getuid() == 0, "needs root for a small file system"))
+    @Test(
+        "old content stays when the new does not fit", .enabled(if: getuid() == 0, "needs root for a small file system")
+    )
     func oldContent() throws {
         let guest = try folder.file("guest", CommandLineTests.worker.elf)
         let outcome = try CommandLineTool.run(
@@ -241,7 +246,8 @@ struct EndTests {
         let outcome = try CommandLineTool.run(
             "ulimit -n 40; exec $VMTALLY run --guest $GUEST --cpus 20 --live-cpuid off --stats-json $FOLDER/json",
             ["GUEST": guest, "FOLDER": folder.path])
-        #expect(outcome.error.contains("VM exits by the kernel's count: none: the statistics of vCPU"), "\(outcome.error)")
+        #expect(
+            outcome.error.contains("VM exits by the kernel's count: none: the statistics of vCPU"), "\(outcome.error)")
         #expect(folder.text("json")?.contains("\"kernel\":{},\"kernel_missing\":\"the statistics of vCPU") == true)
     }
 

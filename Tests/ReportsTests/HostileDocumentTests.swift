@@ -107,10 +107,12 @@ struct HostileDocumentTests {
         }
     }
 
-    @Test("control characters are shown, not obeyed", arguments: [
-        ("\u{1B}]0;owned\u{7}", "\\u{1B}]0;owned\\u{7}"), ("a\tb\nc", "a\tb\nc"), ("\u{9B}31m", "\\u{9B}31m"),
-        ("\u{202E}abc", "\\u{202E}abc"), ("é", "é"), ("\r", "\\u{D}"),
-    ])
+    @Test(
+        "control characters are shown, not obeyed",
+        arguments: [
+            ("\u{1B}]0;owned\u{7}", "\\u{1B}]0;owned\\u{7}"), ("a\tb\nc", "a\tb\nc"), ("\u{9B}31m", "\\u{9B}31m"),
+            ("\u{202E}abc", "\\u{202E}abc"), ("é", "é"), ("\r", "\\u{D}"),
+        ])
     func printableTexts(text: String, shown: String) {
         #expect(printable(text) == shown)
         var table = TextTable(header: [text])

@@ -10,14 +10,20 @@ enum ImageKind {
         (0, [0x04, 0x22, 0x4D, 0x18], "it is compressed (lz4): lz4 -d it first"),
         (0, Array("BZh".utf8), "it is compressed (bzip2): bunzip2 it first"),
         (0x8001, Array("CD001".utf8), "it is a CD image (ISO 9660): take the kernel out of it"),
-        (0, Array("QFI\u{FB}".unicodeScalars.map { UInt8($0.value) }), "it is a disk image (qcow2): take the kernel out of it"),
+        (
+            0, Array("QFI\u{FB}".unicodeScalars.map { UInt8($0.value) }),
+            "it is a disk image (qcow2): take its kernel"
+        ),
         (0, Array("hsqs".utf8), "it is a squashfs: take the kernel out of it"),
         (0, Array("070701".utf8), "it is a cpio archive: give it with the kernel that it is the initrd of"),
         (0, Array("!<arch>\n".utf8), "it is an archive (ar, or a Debian package): take the kernel out of it"),
         (0, [0x27, 0x05, 0x19, 0x56], "it is a U-Boot image: take the kernel out of it"),
         (0, Array("#!".utf8), "it is a script"),
         (0, Array("{".utf8), "it is a text"),
-        (0, Array("MZ".utf8), "it is an EFI program: there is no firmware here that starts it: give a bzImage or a vmlinux"),
+        (
+            0, Array("MZ".utf8),
+            "it is an EFI program, for which there is no firmware here: give a vmlinux"
+        ),
         (510, [0x55, 0xAA], "it is a boot sector or the image of a disk: there is no BIOS here that starts it"),
     ]
 

@@ -195,7 +195,8 @@ final class UART16550: ByteDevice {
     /// the FIFO as it starts.
     var receiveRoom: Int {
         registers.withLock { registers in
-            registers.listens || registers.polls ? Self.receiveLimit - (registers.received.count - registers.receivedStart) : 0
+            registers.listens || registers.polls
+                ? Self.receiveLimit - (registers.received.count - registers.receivedStart) : 0
         }
     }
 

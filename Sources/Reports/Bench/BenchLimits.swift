@@ -23,14 +23,17 @@ extension BenchDocument {
             m.vmExits ?? 0 <= number
         else { return "a count" }
         let c = m.cycles
-        guard [c.min, c.p50, c.p90, c.p99, c.p999, c.max, c.mean, c.p50Low, c.p50High].allSatisfy({ $0 <= number }) else {
+        guard [c.min, c.p50, c.p90, c.p99, c.p999, c.max, c.mean, c.p50Low, c.p50High].allSatisfy({ $0 <= number })
+        else {
             return "cycles"
         }
         let rising = [c.min, c.p50, c.p90, c.p99, c.p999, c.max]
         guard zip(rising, rising.dropFirst()).allSatisfy({ $0 <= $1 }), c.p50Low <= c.p50High else {
             return "cycles: percentiles that fall"
         }
-        guard [m.parts.userspace, m.parts.kernel ?? 0, m.parts.rest].allSatisfy({ $0 <= number }) else { return "parts" }
+        guard [m.parts.userspace, m.parts.kernel ?? 0, m.parts.rest].allSatisfy({ $0 <= number }) else {
+            return "parts"
+        }
         guard m.exits.count <= items, m.exits.allSatisfy({ max($0.counted, $0.expected) <= number }) else {
             return "exits"
         }

@@ -50,7 +50,9 @@ enum FabricatedExit {
                 vcpu: vcpu, index: 0, tally: tally.writer,
                 platform: MachineDevices(bareMetal: SerialOutput(.none), marker: BootMarker()).platform,
                 control: control,
-                rare: RareExits(index: 0, memory: memory, ioAPIC: nil, interposer: interposer, isPC: false, tripleFaultResets: false)
+                rare: RareExits(
+                    index: 0, memory: memory, ioAPIC: nil, interposer: interposer, isPC: false, tripleFaultResets: false
+                )
             ))
         let refused = Mutex<Int32>(0)
         let thread = try Thread(name: "fabricated") {
