@@ -8,9 +8,12 @@ SWIFT ?= swift
 START_ORDER := -Xlinker '--symbol-ordering-file=$(CURDIR)/scripts/start-order.txt' -Xlinker --no-warn-symbol-ordering
 RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
+# What CI holds our own targets to, and nobody who depends on us.
+STRICT := $(if $(CI),-Xswiftc -warnings-as-errors --explicit-target-dependency-import-check error)
+
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test fuzz inject guest lint bench-loop bench-start bench-check examples install uninstall deb \
-	tarball clean clean-cache always
+.PHONY: demo build history test test-asan fuzz fuzz-coverage inject guest module lint bench-loop bench-start bench-check \
+	examples install uninstall deb tarball clean clean-cache always
 
 demo: build
 	build/vmtally demo
@@ -34,12 +37,27 @@ fuzz:
 # Each system call of a run fails once, in each way: docs/reliability.md.
 inject: build
 	scripts/inject
+# The same parts by what their code does with an input: libFuzzer, which keeps each input that reaches something new.
+# TARGET is one of those in Tests/FuzzCoverage/FuzzTargets.swift. A crash leaves its input in build/fuzz.
+TARGET ?= elf
+SECONDS ?= 60
+fuzz-coverage:
+	VMTALLY_FUZZ_COVERAGE=1 $(SWIFT) build -c release --scratch-path .build-fuzz-coverage -Xswiftc -enable-testing \
+		-Xswiftc -assert-config -Xswiftc Debug -Xswiftc -sanitize=fuzzer -Xswiftc -parse-as-library --product vmtally-fuzz
+	mkdir -p build/fuzz/$(TARGET)
+	cp -n $(wildcard Tests/FuzzTests/Corpus/$(TARGET)*) Tests/FuzzTests/Corpus/elf-guest build/fuzz/$(TARGET)/
+	VMTALLY_FUZZ_TARGET=$(TARGET) .build-fuzz-coverage/release/vmtally-fuzz -artifact_prefix=build/fuzz/ \
+		-max_total_time=$(SECONDS) -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 build/fuzz/$(TARGET)
+
+# All tests with AddressSanitizer; ThreadSanitizer: docs/reliability.md.
+test-asan: guest build/vmtally-fidelity
+	$(SWIFT) test --scratch-path .build-asan --sanitize=address --skip CodegenTests --skip LabTests
 
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity
 	@scripts/require test
 	@Lab/run --prepare svm vmx || [ -z "$$CI" ]
-	$(SWIFT) test
+	$(SWIFT) test $(STRICT)
 	@scripts/require history
 	$(SWIFT) test --package-path History --scratch-path .build-history
 
@@ -58,6 +76,11 @@ build/vmtally-probe: always
 # A Debian kernel and an initramfs to run with `vmtally run --kernel build/guest/vmlinuz --initrd build/guest/initrd`.
 guest: build
 	scripts/guest
+
+# The loadable module for the kernel that runs: build/module/vmtally.ko. Loading it, and the next kernels: see
+# kernel-module/install.
+module:
+	kernel-module/build --headers /lib/modules/$$(uname -r)/build --output build/module
 
 # What the exit path costs, and how fast and small we start: docs/performance.md. Results go to Benchmarks/results.
 bench-loop: build/vmtally-benchmarks
@@ -87,17 +110,17 @@ uninstall:
 	Packaging/install.sh --uninstall --prefix $(PREFIX) $(if $(DESTDIR),--destdir $(DESTDIR))
 
 # Debian packages, and the same programs for everybody else: build/deb and build/vmtally-*.tar.gz.
-deb: history
+deb: history $(if $(wildcard Exporter),export)
 	Packaging/deb
 
-tarball: history
+tarball: history $(if $(wildcard Exporter),export)
 	Packaging/tarball
 
 lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
 
 clean:
-	rm -rf .build .build-static .build-fuzz .build-history .build-manual build
+	rm -rf .build .build-static .build-asan .build-fuzz .build-fuzz-coverage .build-history .build-manual build
 
 # What the lab, the guest and the packages' tests have fetched: kernels, and the chroots of Packaging/try.
 clean-cache:

@@ -12,22 +12,25 @@ let package = Package(
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [
-        .package(url: "https://github.com/apple/swift-argument-parser", exact: "1.8.2")
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0")
     ],
     targets: [
         .target(name: "CLinux"),
         .target(name: "CLinuxKVM"),
         .target(name: "Linux", dependencies: ["CLinux"]),
-        .systemLibrary(name: "CExitModule", path: "kernel-module"),
         .target(name: "KVM", dependencies: ["CExitModule", "CLinux", "CLinuxKVM", "Linux"]),
         .target(name: "GuestCode", dependencies: ["Linux"]),
-        .target(name: "ExitStats"),
+        .target(name: "ExitStats", dependencies: ["CLinux"]),
         .systemLibrary(name: "CVMTally", path: "guest-probe/include"),
+        .systemLibrary(name: "CExitModule", path: "kernel-module"),
         .plugin(name: "GuestImages", capability: .buildTool()),
         .target(name: "ProbeImage", plugins: ["GuestImages"]),
         .target(name: "TestGuests", path: "Tests/TestGuests", plugins: ["GuestImages"]),
         .target(name: "TestSupport", path: "Tests/Support"),
-        .target(name: "HostView", dependencies: ["ExitStats"]),
+        .systemLibrary(name: "CBPF", path: "bpf/libbpf"),
+        .systemLibrary(name: "CNCurses"),
+        .plugin(name: "BPFPrograms", capability: .buildTool()),
+        .target(name: "HostView", dependencies: ["CBPF", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
         .target(name: "SeededRandom"),
         .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
@@ -51,11 +54,12 @@ let package = Package(
         .target(
             name: "Reports",
             dependencies: ["Bench", "BootRecords", "ExitStats", "GuestCode", "HostView", "KVM", "Machine", "Rendering"]),
+        .target(name: "LiveView", dependencies: ["HostView", "Reports"]),
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "Bench", "BootRecords", "Boots", "CLinux", "GuestCode", "HostView", "KVM", "Linux", "Machine",
-                "ProbeImage", "Rendering", "Reports",
+                "Bench", "BootRecords", "Boots", "CLinux", "CNCurses", "ExitStats", "GuestCode", "HostView", "KVM",
+                "Linux", "LiveView", "Machine", "ProbeImage", "Rendering", "Reports",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
@@ -68,7 +72,7 @@ let package = Package(
             path: "Benchmarks/Harness"),
         .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "ExitStats", "SeededRandom"]),
         .testTarget(name: "CodegenTests"),
-        .testTarget(name: "HostViewTests", dependencies: ["ExitStats", "HostView"]),
+        .testTarget(name: "HostViewTests", dependencies: ["CBPF", "ExitStats", "HostView"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
         .testTarget(name: "KVMTests", dependencies: ["CExitModule", "CLinux", "KVM", "Linux"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),
@@ -83,13 +87,13 @@ let package = Package(
         .testTarget(
             name: "FuzzTests",
             dependencies: [
-                "BootRecords", "CLinuxKVM", "CTestSupport", "GuestCode", "Machine", "Reports", "SeededRandom",
+                "BootRecords", "CLinuxKVM", "CTestSupport", "GuestCode", "Linux", "Machine", "Reports", "SeededRandom",
             ],
             exclude: ["Corpus"]),
         .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
         .testTarget(
             name: "LinuxGuestTests",
-            dependencies: ["GuestCode", "KVM", "Machine", "SeededRandom", "TestSupport"]),
+            dependencies: ["GuestCode", "KVM", "Linux", "Machine", "SeededRandom", "TestSupport"]),
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CTestSupport", "CVMTally"]),
         .testTarget(
             name: "ReportsTests",
@@ -97,3 +101,14 @@ let package = Package(
     ],
     swiftLanguageModes: [.v6]
 )
+
+// Linked with libFuzzer, which has the main function: for `make fuzz-coverage` alone.
+if Context.environment["VMTALLY_FUZZ_COVERAGE"] != nil {
+    package.targets.append(
+        .executableTarget(
+            name: "vmtally-fuzz",
+            dependencies: [
+                "BootRecords", "CLinuxKVM", "CTestSupport", "ExitStats", "GuestCode", "KVM", "Linux", "Machine",
+            ],
+            path: "Tests/FuzzCoverage"))
+}

@@ -60,6 +60,10 @@ while read -r file; do
 	mkdir -p "$(dirname "$to/$file")"
 	cp -P "$here/$file" "$to/$file"
 done <"$manifest.new"
+# A unit names its program's place.
+for unit in "$to"/lib/systemd/system/vmtally*.service; do
+	[ ! -e "$unit" ] || { sed "s|/usr/libexec/|$prefix/libexec/|" "$unit" >"$unit.new" && mv "$unit.new" "$unit"; }
+done
 echo share/vmtally/manifest >>"$manifest.new"
 mv "$manifest.new" "$manifest"
 echo "installed in $to; sh install.sh --uninstall --prefix $prefix removes it"

@@ -247,7 +247,6 @@ static noinline void odd_entry(struct kvm_vcpu *vcpu)
 		return;
 	switch (account->state) {
 	case VMTALLY_NOT_STARTED:
-		account->set_expected = true;
 		start(account, VMTALLY_TIME_GUEST);
 		break;
 	case VMTALLY_TIME_GUEST:
@@ -303,12 +302,10 @@ static noinline void count_code(struct vmtally_account *account, u32 code)
 
 static void begin_exit(struct vmtally_account *account)
 {
-	if (account->state == VMTALLY_NOT_STARTED) {
-		account->set_expected = true;
+	if (account->state == VMTALLY_NOT_STARTED)
 		start(account, VMTALLY_TIME_KERNEL);
-	} else {
+	else
 		change(account, VMTALLY_TIME_KERNEL);
-	}
 }
 
 static noinline void odd_exit(struct kvm_vcpu *vcpu, u32 isa)
@@ -386,11 +383,15 @@ void vmtally_put(struct kvm_vcpu *vcpu)
 {
 	struct vmtally_account *account = vmtally_find(vcpu);
 
-	if (!account || account->state == VMTALLY_NOT_STARTED || account->state == VMTALLY_TIME_USERSPACE)
+	if (!account || account->state == VMTALLY_TIME_USERSPACE)
 		return;
 	switch (vmtally_why_put(vcpu)) {
 	case PUT_USERSPACE:
-		change(account, VMTALLY_TIME_USERSPACE);
+		/* Not only at entries: there may be none, where KVM emulates all that the guest does. */
+		if (!account->set_expected)
+			check_count(vcpu, account);
+		if (account->state != VMTALLY_NOT_STARTED)
+			change(account, VMTALLY_TIME_USERSPACE);
 		break;
 	case PUT_PREEMPTED:
 		if (account->state == VMTALLY_TIME_KERNEL)

@@ -151,7 +151,7 @@ static void drop_dead_vms(void)
 			drop_vm(vm);
 }
 
-static int add_vcpu(struct vmtally_vm *vm, struct kvm_vcpu *vcpu)
+static int add_vcpu(struct vmtally_vm *vm, struct kvm_vcpu *vcpu, bool running)
 {
 	struct vmtally_account *account;
 	u32 index = vcpu->vcpu_idx;
@@ -170,6 +170,9 @@ static int add_vcpu(struct vmtally_vm *vm, struct kvm_vcpu *vcpu)
 	account->id = vcpu->vcpu_id;
 	account->state = VMTALLY_NOT_STARTED;
 	account->reason = &account->none;
+	/* Its count is of use as it is now only if the vCPU cannot be running. */
+	account->set_expected = running;
+	account->expected = vcpu->stat.exits;
 	if (vcpu->stat.exits)
 		WRITE_ONCE(vm->flags, vm->flags | VMTALLY_VM_JOINED_RUNNING);
 	WRITE_ONCE(vm->vcpus[index], account);
@@ -202,7 +205,7 @@ static int add_vm(struct kvm *kvm, struct task_struct *owner)
 		return -ENOMEM;
 	kvm_for_each_vcpu(i, vcpu, kvm)
 		if (!vmtally_find(vcpu) && !r)
-			r = add_vcpu(vm, vcpu);
+			r = add_vcpu(vm, vcpu, true);
 	return r;
 }
 
@@ -708,7 +711,7 @@ void vmtally_vcpu_created(struct kvm_vcpu *vcpu)
 	if (!stale && !vmtally_know_vendor() && is_allowed(vcpu->kvm->mm, current)) {
 		vm = find_vm(vcpu->kvm) ?: make_vm(vcpu->kvm, current);
 		if (vm)
-			add_vcpu(vm, vcpu);
+			add_vcpu(vm, vcpu, false);
 	}
 	mutex_unlock(&vmtally_lock);
 	module_put(THIS_MODULE);

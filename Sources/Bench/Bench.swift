@@ -85,7 +85,8 @@ public final class Bench {
                 plans.append(plan)
                 records[kind.name] = BenchRecord()
             case .failure(let reason) where kind.name == Self.overhead.name:
-                throw .configuration("the bench's guest does not run on this host: \(reason.text)")
+                throw .refused(
+                    .bench, "its guest does not run on this host: \(reason.text)", "see what `vmtally host` says")
             case .failure(let reason): reasons[kind.name] = reason.text
             }
         }
@@ -170,15 +171,15 @@ public final class Bench {
         for need in kind.needs {
             switch need {
             case .capability(let capability) where system.check(capability) == 0: return "no \(capability.name)"
-            case .twoCPUs where options.cpus < 2: return "needs two vCPUs: --cpus 2"
+            case .twoCPUs where options.cpus < 2: return "needs two vCPUs"
             case .twoCPUs where allowed.count < 2: return "needs two host CPUs, this process may use \(allowed.count)"
             case .hugePages:
                 if let setting = HugePages.unavailable { return setting }
             case .kernelAnswers where host.vocabulary == nil:
-                return "this kernel does not answer the leaf: it takes the patch in kernel-patch/"
+                return "this kernel does not answer the leaf: it needs kernel-module/ or kernel-patch/"
             case .kernelSends where host != .userspace:
                 return host == .none
-                    ? "this kernel does not send CPUID to the VMM: it takes the patch in kernel-patch/"
+                    ? "this kernel does not send CPUID to the VMM: it needs the series of kernel-patch/"
                     : "this kernel answers the leaf itself"
             default: break
             }

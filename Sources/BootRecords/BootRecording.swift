@@ -5,6 +5,8 @@ import FoundationEssentials
 public struct BootRecording: Codable, Equatable, Sendable {
     public static let schema = "vmtally.boot/1"
     public static let boots = "vmtally-boot-protocol/1"
+    /// Of `vmtally attach`: a run is an interval of a VM that somebody else started (docs/attach.md).
+    public static let intervals = "vmtally-attach/1"
 
     public struct Tool: Codable, Equatable, Sendable {
         public var name: String
@@ -163,7 +165,8 @@ public struct BootConfiguration: Codable, Equatable, Sendable {
     public var memoryMiB: Int
     /// `virtio`, `serial` or `none`.
     public var console: String
-    public var kernel: File
+    /// Absent where a VM that ran already was recorded: nobody knows its kernel.
+    public var kernel: File?
     public var initrd: File?
     public var commandLine: String
     /// What ended the boot: `port 0xF5`, or a text on the console in quotes.
@@ -181,7 +184,7 @@ public struct BootConfiguration: Codable, Equatable, Sendable {
     }
 
     public init(
-        name: String, vmm: String, cpus: Int, memoryMiB: Int, console: String, kernel: File, initrd: File?,
+        name: String, vmm: String, cpus: Int, memoryMiB: Int, console: String, kernel: File?, initrd: File?,
         commandLine: String, marker: String
     ) {
         self.name = name

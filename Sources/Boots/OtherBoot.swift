@@ -34,7 +34,7 @@ struct OtherBoot {
             guard !process.hasEnded, Self.now() < deadline else {
                 let last = Self.contents(console).split(whereSeparator: \.isNewline).suffix(5)
                 throw BootError(
-                    "the VMM \(process.hasEnded ? "ended" : "ran into --timeout") before the guest wrote to port 0xF5"
+                    "the VMM \(process.hasEnded ? "ended" : "ran out of time") before the guest wrote to port 0xF5"
                         + last.map { "\n  | \($0)" }.joined())
             }
         }

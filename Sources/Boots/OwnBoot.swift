@@ -23,6 +23,7 @@ struct OwnBoot {
         configuration.serial = .capture
         configuration.devices.console = setup.console.device
         configuration.timeoutMilliseconds = max(1, Int(setup.timeout * 1000))
+        configuration.sandbox.scope = .machineThreads
         configuration.bootMarker.text = setup.markerText.map { Array($0.utf8) } ?? []
         configuration.bootMarker.endsRun = !setup.wantsLog
         // A text on the console stops no histogram in the kernel.

@@ -29,11 +29,20 @@ public struct ExitCounts: Equatable, Sendable {
         public var range: ClosedRange<UInt64>?
         /// Exits in each bucket of ``CycleHistogram``; empty where nobody keeps a histogram.
         public var buckets: [UInt64]
+        /// Between these exits and the next entry, and not in ``cycles``: while the vCPU was halted, polling included.
+        public var halted: UInt64
+        /// Likewise: in userspace, for VM exits that got that far.
+        public var userspace: UInt64
 
-        public init(cycles: UInt64, range: ClosedRange<UInt64>? = nil, buckets: [UInt64] = []) {
+        public init(
+            cycles: UInt64, range: ClosedRange<UInt64>? = nil, buckets: [UInt64] = [], halted: UInt64 = 0,
+            userspace: UInt64 = 0
+        ) {
             self.cycles = cycles
             self.range = range
             self.buckets = buckets
+            self.halted = halted
+            self.userspace = userspace
         }
 
         /// Exits that ended, as far as a histogram tells.
@@ -59,7 +68,8 @@ public struct ExitCounts: Equatable, Sendable {
         }
 
         fileprivate func adding(_ other: Times) -> Times {
-            var sum = Times(cycles: cycles &+ other.cycles)
+            var sum = Times(
+                cycles: cycles &+ other.cycles, halted: halted &+ other.halted, userspace: userspace &+ other.userspace)
             if !buckets.isEmpty, !other.buckets.isEmpty {
                 sum.buckets = zip(buckets, other.buckets).map { $0 &+ $1 }
             }
@@ -75,7 +85,9 @@ public struct ExitCounts: Equatable, Sendable {
 
         /// Shortest and longest are those of the buckets, within what is known exactly.
         fileprivate func subtracting(_ earlier: Times) -> Times {
-            var rest = Times(cycles: cycles &- earlier.cycles)
+            var rest = Times(
+                cycles: cycles &- earlier.cycles, halted: halted &- earlier.halted,
+                userspace: userspace &- earlier.userspace)
             guard !buckets.isEmpty, !earlier.buckets.isEmpty else { return rest }
             rest.buckets = zip(buckets, earlier.buckets).map { $0 &- $1 }
             if let lowest = rest.buckets.firstIndex(where: { $0 > 0 }),

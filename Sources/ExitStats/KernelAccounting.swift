@@ -9,6 +9,8 @@ public struct VCPUTime: Equatable, Sendable {
     public let userspace: UInt64
     /// By HLT, or in polling for its end.
     public let blocked: UInt64
+    /// Without a CPU, while the kernel would have gone on.
+    public let preempted: UInt64
 
     /// - Parameter counter: values of one of KVM's binary statistics by its name; nil where the kernel has none.
     /// - Returns: nil where the kernel does not account.
@@ -19,6 +21,7 @@ public struct VCPUTime: Equatable, Sendable {
         self.kernel = kernel
         userspace = value("userspace") ?? 0
         blocked = value("blocked") ?? 0
+        preempted = value("preempted") ?? 0
     }
 }
 
@@ -36,12 +39,13 @@ extension ExitCounts {
         guard let exits = counter("exit_acct_reason_exits"), let cycles = counter("exit_acct_reason_cycles") else {
             return nil
         }
+        let codes = counter("exit_acct_codes") ?? []
         self.init(
             source: source, vocabulary: vocabulary,
             reasons: zip(exits, cycles).enumerated().compactMap { slot, counts in
                 guard counts.0 > 0 else { return nil }
-                // The last slot takes the codes that have none of their own.
-                let code = slot == exits.count - 1 ? nil : vocabulary.code(ofSlot: UInt32(slot))
+                // All ones: the slot of the codes that have none of their own.
+                let code = slot < codes.count ? UInt32(exactly: codes[slot]) : nil
                 return Reason(code: code, count: counts.0, times: Times(cycles: counts.1))
             })
     }
@@ -50,18 +54,5 @@ extension ExitCounts {
     public init?(statistics counter: (String) -> [UInt64]?) {
         guard let exits = counter("exits")?.first else { return nil }
         self.init(source: .statistics, total: exits)
-    }
-}
-
-extension TallyFeatures.Vocabulary {
-    /// SVM's sparse codes follow its dense ones (kvm/api.rst 4.133 as patched).
-    fileprivate func code(ofSlot slot: UInt32) -> UInt32 {
-        guard self == .svm else { return slot }
-        return switch slot {
-        case 0xA7...0xAA: 0x400 + slot - 0xA7
-        case 0xAB: 0xF000_0000
-        case 0xAC: 0xFFFF_FFFF
-        default: slot
-        }
     }
 }

@@ -159,7 +159,7 @@ public enum ImageError: Error, Equatable, CustomStringConvertible, Sendable {
 
     public var description: String {
         switch self {
-        case .notELF: "not an ELF file: give a static ELF64 x86-64 executable (docs/guests.md)"
+        case .notELF: "not an ELF file: give a static ELF64 x86-64 executable"
         case .unsupported(let why): "\(why)"
         case .malformed(let part): "malformed or truncated: \(part)"
         case .overlap(let range): "two segments claim \(hex(range)): relink it without overlap"
@@ -167,7 +167,7 @@ public enum ImageError: Error, Equatable, CustomStringConvertible, Sendable {
         case .outsideMemory(let range) where range.lowerBound < 0x10_0000 && range.upperBound <= 0x10_0000:
             "\(hex(range)) is where the machine's tables and the BIOS area are: link it to 0x100000 or above"
         case .outsideMemory(let range):
-            "\(hex(range)) is outside guest RAM or used by the boot structures at its end: raise --memory or relink"
+            "\(hex(range)) is outside guest RAM or used by the boot structures at its end: give the guest more RAM or relink"
         }
     }
 }

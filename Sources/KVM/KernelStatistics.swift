@@ -85,6 +85,8 @@ public struct KernelCounters: Equatable, Sendable {
     public private(set) var values: [String: UInt64] = [:]
     /// Counters of several values, likewise.
     package private(set) var arrays: [String: [UInt64]] = [:]
+    /// Several values that tell of all sources alike, as what a counter's slots count.
+    private var constants: [String: [UInt64]] = [:]
     private var cumulative: Set<String> = []
     /// Why there are no counters; nil when there are.
     public internal(set) var missing: String?
@@ -94,7 +96,9 @@ public struct KernelCounters: Equatable, Sendable {
     mutating func add(_ counters: [BinaryStats.Counter]) {
         for counter in counters {
             guard let value = counter.value else {
-                if counter.kind == .cumulative {
+                if counter.kind == .instant {
+                    constants[counter.name] = counter.values
+                } else if counter.kind == .cumulative {
                     let before = arrays[counter.name] ?? Array(repeating: 0, count: counter.values.count)
                     arrays[counter.name] = zip(before, counter.values).map { $0 &+ $1 }
                 }
@@ -109,7 +113,7 @@ public struct KernelCounters: Equatable, Sendable {
 
     /// All values of a counter, one or several; nil where the kernel has none of that name.
     public func counter(_ name: String) -> [UInt64]? {
-        arrays[name] ?? values[name].map { [$0] }
+        arrays[name] ?? constants[name] ?? values[name].map { [$0] }
     }
 
     /// The module's counters of a VM, by the names of kernel-patch/.
@@ -137,6 +141,9 @@ public struct KernelCounters: Equatable, Sendable {
         exits[snapshot.vocabulary == 1 ? 33 : Self.slotCount - 1] &+= sum(\.unseen)
         arrays["exit_acct_reason_exits"] = exits
         arrays["exit_acct_reason_cycles"] = cycles
+        constants["exit_acct_codes"] = (0..<Self.slotCount).map { slot in
+            Self.code(of: slot, vocabulary: snapshot.vocabulary)
+        }
     }
 
     /// The series' counters by reason: the last is for codes that have none of their own (kvm/api.rst 4.133 as patched).
@@ -151,6 +158,18 @@ public struct KernelCounters: Equatable, Sendable {
         case 0xFFFF_FFFF where vocabulary != 1: 0xAC
         default: slotCount - 1
         }
+    }
+
+    /// All ones for a slot that has no code of its own, as the series has it.
+    private static func code(of slot: Int, vocabulary: UInt32) -> UInt64 {
+        let code: UInt32 =
+            switch slot {
+            case 0xA7...0xAA: 0x400 + UInt32(slot) - 0xA7
+            case 0xAB: 0xF000_0000
+            case 0xAC: 0xFFFF_FFFF
+            default: UInt32(slot)
+            }
+        return slot < slotCount - 1 && Self.slot(of: code, vocabulary: vocabulary) == slot ? UInt64(code) : .max
     }
 
     /// Cumulative counters' growth; others as they are now.

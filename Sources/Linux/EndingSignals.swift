@@ -4,18 +4,19 @@ import Glibc
 /// Process signals as a file descriptor, blocked as long as this lives.
 package struct EndingSignals: ~Copyable {
     /// Readable when a signal came; -1 without signals.
-    package let descriptor: Int32
-    private var before = sigset_t()
+    package var descriptor: Int32 { file.rawValue }
+    private let file: FileDescriptor
+    private var before: sigset_t?
 
     /// No signals.
     package init() {
-        descriptor = -1
+        file = FileDescriptor(owning: -1)
     }
 
     package init(_ signals: [Int32]) throws(SystemError) {
         let signals = signals.filter { !EndingSignal.isIgnored($0) }
         guard !signals.isEmpty else {
-            descriptor = -1
+            self.init()
             return
         }
         var before = sigset_t()
@@ -25,27 +26,31 @@ package struct EndingSignals: ~Copyable {
             sigaddset(&set, signal)
         }
         pthread_sigmask(SIG_BLOCK, &set, &before)
-        descriptor = signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK))
-        self.before = before
-        guard descriptor >= 0 else {
-            let error = errno
+        do throws(SystemError) {
+            let file = try FileDescriptor(signalfd(-1, &set, Int32(SFD_CLOEXEC | SFD_NONBLOCK)), of: "signalfd")
+            self.init(file, before)
+        } catch {
             pthread_sigmask(SIG_SETMASK, &before, nil)
-            throw SystemError("signalfd", errno: error)
+            throw error
         }
     }
 
+    private init(_ file: consuming FileDescriptor, _ before: sigset_t) {
+        self.file = file
+        self.before = before
+    }
+
     deinit {
-        guard descriptor >= 0 else { return }
-        close(descriptor)
-        var before = before
-        pthread_sigmask(SIG_SETMASK, &before, nil)
+        if var before {
+            pthread_sigmask(SIG_SETMASK, &before, nil)
+        }
     }
 
     /// The signal that came, if any.
     package func next() -> Int32? {
         var info = signalfd_siginfo()
         let size = MemoryLayout<signalfd_siginfo>.size
-        return read(descriptor, &info, size) == size ? Int32(info.ssi_signo) : nil
+        return read(file.rawValue, &info, size) == size ? Int32(info.ssi_signo) : nil
     }
 }
 

@@ -3,15 +3,12 @@ import Glibc
 
 /// An eventfd(2), as KVM's ioeventfd and irqfd use them.
 package final class EventDescriptor: Sendable {
-    package let rawValue: Int32
+    private let file: FileDescriptor
+
+    package var rawValue: Int32 { file.rawValue }
 
     package init() throws(SystemError) {
-        rawValue = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
-        guard rawValue >= 0 else { throw SystemError("eventfd", errno: errno) }
-    }
-
-    deinit {
-        close(rawValue)
+        file = try FileDescriptor(eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK)), of: "eventfd")
     }
 
     /// Wakes up whoever waits, now or later.

@@ -26,24 +26,19 @@ package final class EventLoop: Sendable {
     /// Should the wake-up at the end get lost, it is noticed all the same, ms.
     private static let look: Int32 = 1000
 
-    private let epoll: Int32
+    private let epoll: FileDescriptor
     private let stopping: EventDescriptor
     private let finished: EventDescriptor
     private let isStopping = Atomic(false)
     private let handlers = Mutex<[Int32: Handler]>([:])
 
     package init() throws(SystemError) {
+        epoll = try FileDescriptor(epoll_create1(Int32(EPOLL_CLOEXEC)), of: "epoll_create1")
         stopping = try EventDescriptor()
         finished = try EventDescriptor()
-        epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
-        guard epoll >= 0 else { throw SystemError("epoll_create1", errno: errno) }
         guard control(EPOLL_CTL_ADD, stopping.rawValue, EPOLLIN.rawValue) else {
             throw SystemError("epoll_ctl", errno: errno)
         }
-    }
-
-    deinit {
-        close(epoll)
     }
 
     /// Calls `handler` when the descriptor becomes readable.
@@ -75,7 +70,7 @@ package final class EventLoop: Sendable {
     package func run() {
         var event = epoll_event()
         while !isStopping.load(ordering: .acquiring) {
-            guard epoll_wait(epoll, &event, 1, Self.look) == 1 else { continue }
+            guard epoll_wait(epoll.rawValue, &event, 1, Self.look) == 1 else { continue }
             let handler = handlers.withLock { $0[event.data.fd] }
             handler?(self)
         }
@@ -97,7 +92,7 @@ package final class EventLoop: Sendable {
         var event = epoll_event()
         event.events = events
         event.data.fd = descriptor
-        while epoll_ctl(epoll, operation, descriptor, &event) != 0 {
+        while epoll_ctl(epoll.rawValue, operation, descriptor, &event) != 0 {
             guard errno == EINTR else { return false }
         }
         return true

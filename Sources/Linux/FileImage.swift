@@ -26,11 +26,9 @@ public struct FileImage: ~Copyable {
     private static func copy(_ path: String, _ limit: Int) throws(SystemError) -> UnsafeMutableRawBufferPointer {
         func failure(_ errno: Int32) -> SystemError { SystemError(path, errno: errno) }
         // Not waiting for the other end of a FIFO.
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        guard descriptor >= 0 else { throw failure(errno) }
-        defer { close(descriptor) }
+        let file = try FileDescriptor(opening: path, O_RDONLY | O_NONBLOCK)
         var status = stat()
-        guard fstat(descriptor, &status) == 0 else { throw failure(errno) }
+        guard fstat(file.rawValue, &status) == 0 else { throw failure(errno) }
         guard status.st_mode & S_IFMT == S_IFREG else {
             throw failure(status.st_mode & S_IFMT == S_IFDIR ? EISDIR : EINVAL)
         }
@@ -42,7 +40,7 @@ public struct FileImage: ~Copyable {
         else { throw failure(errno) }
         var filled = 0
         while filled < size {
-            let count = read(descriptor, start + filled, size - filled)
+            let count = read(file.rawValue, start + filled, size - filled)
             guard count != 0 else { break }
             guard count > 0 || errno == EINTR else {
                 let error = errno

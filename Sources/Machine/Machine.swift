@@ -26,6 +26,7 @@ public struct MachineConfiguration: Sendable {
     public var timeoutMilliseconds = 0
     /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
+    public var sandbox = SandboxConfiguration()
     /// When the guest's boot is over.
     public var bootMarker = BootMarkerConfiguration()
     /// Share the counters with the guest, read-only, where KVM can.
@@ -38,6 +39,8 @@ public struct MachineConfiguration: Sendable {
     package var `extension`: (any MachineExtension)?
     /// Off for benchmarks alone: exits are then neither counted nor timed.
     package var countsExits = true
+    /// For tests: what somebody who has taken over the devices' thread does there.
+    package var intruder: (@Sendable () -> Void)?
 
     public init() {}
 }
@@ -73,6 +76,7 @@ public final class Machine {
     private let vcpus: [RunningVCPU]
     private let marker: BootMarker
     private let statistics: KernelStatistics
+    private let sandbox: MachineSandbox
 
     /// Creates the VM and loads the guest.
     ///
@@ -85,7 +89,9 @@ public final class Machine {
             configuration.irqchip = .kernel
         }
         guard configuration.irqchip != .split || configuration.devices.acpi == .reduced else {
-            throw .configuration("--acpi full announces 8259s and an 8254, which --irqchip split leaves out: give one")
+            throw .refused(
+                .interruptControllers, "full ACPI tables announce 8259s and an 8254, which split ones leave out",
+                "choose one of the two")
         }
         let splitPins = configuration.irqchip == .split ? guest.pins(configuration.devices) : nil
         self.configuration = configuration
@@ -93,13 +99,15 @@ public final class Machine {
         let cpus = configuration.cpus
         let limit = Int(system.check(.maxVCPUs))
         guard cpus > 0, cpus <= limit else {
-            throw .configuration("\(cpus) vCPUs asked for, KVM gives 1 to \(limit): change --cpus")
+            throw .refused(.vcpus, "\(cpus) asked for", "KVM allows 1 to \(limit)")
         }
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
         if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
-            throw .configuration("--by-rip: KVM does not show registers at exits (KVM_CAP_SYNC_REGS, Linux 4.17)")
+            throw .refused(
+                .talliesByRIP, "KVM does not show registers at exits (KVM_CAP_SYNC_REGS)", "use Linux 4.17 or newer")
         }
         host = HostAnswers(system, supported: table)
+        table.list(host)
         let asks = support == nil && configuration.liveCPUID.asksForBreakpoints(host)
         let trial = asks ? try BreakpointTrial(system, table) : nil
         memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
@@ -119,7 +127,7 @@ public final class Machine {
         ) { () throws(MachineError) in
             if let support { support } else if let trial { try trial.result() } else { BreakpointSupport() }
         }
-        try Self.sendToUserspace(vm.machine, configuration, plan)
+        try Self.sendToUserspace(vm.machine, configuration, plan, host)
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
@@ -153,6 +161,7 @@ public final class Machine {
         }
         self.control = control
         self.vcpus = vcpus
+        sandbox = MachineSandbox(configuration.sandbox)
         self.marker = marker
         tscKHz = vcpus[0].loop.rare.interposer.tscKHz
         try page?.publish(TallyPageHeader(vcpus: UInt32(cpus), tscKHz: tscKHz, vocabulary: .kvm, boot: 1))
@@ -256,6 +265,7 @@ public final class Machine {
                     userspace: note.tallies.sum() ?? .none(of: .vmm, .kvm),
                     kernel: kernel, hardware: host.exits(kernel))
             },
+            sandbox: sandbox.state,
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
@@ -328,6 +338,7 @@ public final class Machine {
         let signals = try lifted { () throws(SystemError) in try EndingSignals(configuration.endingSignals) }
         devices.input?.begin()
         var helpers: [(loop: EventLoop, thread: Thread)] = []
+        var threads: [Thread] = []
         defer {
             MachineDevices.stop(helpers)
             devices.input?.restore()
@@ -340,24 +351,41 @@ public final class Machine {
         let counting = configuration.countsExits
         // Devices with a thread of their own open descriptors that both sides must see.
         let ownDescriptors = devices.loops.isEmpty
-        var threads: [Thread] = []
-        for vcpu in vcpus {
-            do throws(SystemError) {
-                threads.append(
-                    try Thread(name: "vcpu\(vcpu.loop.index)") {
-                        if ownDescriptors {
-                            // An ioctl on a table that nobody shares takes no reference to the file: two locked
-                            // instructions an exit less, 1 % of an exit's time. Where it is not allowed it is not needed.
-                            _ = vmtally_unshare_descriptors()
-                        }
-                        vcpu.run(counting: counting)
-                    })
-            } catch {
-                control.finish(.timeout)
-                threads.forEach { $0.join() }
-                throw .system(error)
+        let gate = try sandbox.begin()
+        do throws(MachineError) {
+            try lifted { () throws(SystemError) in
+                for (index, loop) in devices.loops.enumerated() {
+                    let intruder = index == 0 ? configuration.intruder : nil
+                    let thread = try Thread(name: index == 0 ? "devices" : "disk\(index - 1)") { [sandbox, control] in
+                        guard sandbox.enter(.devices, .devicesThread, control) else { return }
+                        intruder?()
+                        loop.run()
+                    }
+                    helpers.append((loop, thread))
+                }
+                for vcpu in vcpus {
+                    threads.append(
+                        try Thread(name: "vcpu\(vcpu.loop.index)") { [sandbox, control] in
+                            if ownDescriptors {
+                                // An ioctl on a table that nobody shares takes no reference to the file: two locked
+                                // instructions an exit less, 1 % of an exit's time. Where it is not allowed it is not
+                                // needed.
+                                _ = vmtally_unshare_descriptors()
+                            }
+                            guard sandbox.enter(.vCPU, .vCPUThread, control) else { return }
+                            gate.wait()
+                            vcpu.run(counting: counting)
+                        })
+                }
             }
+            try sandbox.enterMain()
+        } catch {
+            control.finish(.timeout)
+            gate.open()
+            threads.forEach { $0.join() }
+            throw error
         }
+        gate.open()
         let deadline = deadline(milliseconds: configuration.timeoutMilliseconds)
         control.wait(until: deadline, signals)
         output.endOfRun()
@@ -403,9 +431,10 @@ public final class Machine {
         }
     }
 
-    /// Has KVM pass on what the guest's tally, its CPUID faulting and the user's wishes need.
+    /// Has KVM count, where it can, and pass on what the guest's tally, its CPUID faulting and the user's wishes need.
     private static func sendToUserspace(
-        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan
+        _ vm: borrowing VirtualMachine, _ configuration: MachineConfiguration, _ plan: LiveCPUIDPlan,
+        _ host: HostAnswers
     ) throws(MachineError) {
         var filter = configuration.userspaceMSRs.map { range in
             MSRFilterRange(base: range.lowerBound, count: UInt32(range.count), allow: false)
@@ -414,6 +443,7 @@ public final class Machine {
             filter += FaultingMSRs.filter
         }
         do throws(KVMError) {
+            try host.count(vm, answering: plan.host.kernelCounts)
             try plan.host.apply(vm)
             if plan.host == .userspace {
                 let leaves = TallyLeaf.range

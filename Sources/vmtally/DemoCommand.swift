@@ -29,6 +29,9 @@ struct DemoCommand: ParsableCommand {
     @Flag(help: "Print the run as JSON (schema vmtally.run/1) and nothing else.")
     var json = false
 
+    @OptionGroup(title: "Sandbox")
+    var sandbox: SandboxOptions
+
     func run() throws {
         do throws(KVMError) {
             _ = try System()
@@ -42,12 +45,14 @@ struct DemoCommand: ParsableCommand {
         configuration.serial = .capture
         configuration.timeoutMilliseconds = 60_000
         configuration.endingSignals = EndingSignal.all
+        configuration.sandbox = try sandbox.configuration()
         let machine = try Machine(configuration, elf: ProbeImage.elf)
+        // After the run no file can be opened any more.
+        let host = HostIdentity(tscKHz: machine.tscKHz)
         let result = try machine.run()
         if case .failed(let failure) = result.end {
             throw Failure("\(failure)")
         }
-        let host = HostIdentity(tscKHz: machine.tscKHz)
         guard let probe = ProbeReport(serial: machine.output.captured) else {
             throw Failure("the guest ended (\(result.end.reason)) without its report")
         }

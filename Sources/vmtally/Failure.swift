@@ -1,7 +1,6 @@
 import ArgumentParser
 import Glibc
 import Linux
-import Machine
 import Rendering
 import Synchronization
 
@@ -33,12 +32,21 @@ enum Patience {
     }
 }
 
+/// Standard error, opened before a sandbox closes the way to it.
+enum StandardError {
+    static let writer = PatientWriter(STDERR_FILENO)
+
+    static func prepare() {
+        _ = writer.descriptor
+    }
+}
+
 /// Writes a line to standard error.
 ///
 /// - Parameter patience: how long to wait for its reader, ns; nil: see ``Patience``.
 func warn(_ text: String, patience: UInt64? = nil) {
     let deadline = patience.map { Patience.now() + $0 } ?? Patience.end
-    _ = PatientWriter(STDERR_FILENO).writeAll((printable(text) + "\n").utf8, until: deadline)
+    _ = StandardError.writer.writeAll((printable(text) + "\n").utf8, until: deadline)
 }
 
 /// Writes lines to standard output that may quote a file or a guest.
@@ -52,7 +60,7 @@ func occupyStandardDescriptors() {
     while true {
         let descriptor = open("/dev/null", O_RDONLY)
         guard (0...2).contains(descriptor) else {
-            close(descriptor)
+            _ = FileDescriptor(owning: descriptor)
             return
         }
     }

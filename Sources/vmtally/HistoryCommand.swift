@@ -6,17 +6,17 @@ struct HistoryCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "history",
         abstract: "Recordings of boots in one SQLite file: add, list, trend, compare, remove.",
-        discussion: "A program of its own, vmtally-history; `make history` builds it."
+        discussion: "A program of its own, vmtally-history: `make history`, or the package of that name."
     )
 
     @Argument(parsing: .captureForPassthrough, help: ArgumentHelp("See vmtally history help.", valueName: "arguments"))
     var arguments: [String] = []
 
     func run() throws {
-        let program = ReadyGuest.programFolder + "/vmtally-history"
-        let words = [program] + arguments
-        var argv: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
+        let name = "vmtally-history"
+        let program = Installation.companion(name)
+        var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
         execv(program, &argv)
-        throw Failure("\(program): \(String(cString: strerror(errno))). Type make history")
+        throw Failure("\(program): \(String(cString: strerror(errno))). \(Installation.companionRemedy(name))")
     }
 }

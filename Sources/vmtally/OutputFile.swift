@@ -23,16 +23,23 @@ struct OutputFile: ~Copyable {
     }
 
     private let path: String
+    private let writer: PatientWriter
+    /// When it is written no file can be opened, renamed or removed any more.
+    private let isConfined: Bool
     /// Without symbolic links.
     private let target: String
     private let place: Place
 
-    init(path: String) throws {
-        (target, place) = try Self.open(path)
+    /// - Parameter confined: it is written from inside a sandbox: in its place, and the old content put back when the new
+    ///   one does not fit.
+    init(path: String, confined: Bool = false) throws {
+        (target, place) = try Self.open(path, confined)
+        writer = PatientWriter(place.descriptor)
+        isConfined = confined
         self.path = path
     }
 
-    private static func open(_ path: String) throws -> (target: String, place: Place) {
+    private static func open(_ path: String, _ confined: Bool) throws -> (target: String, place: Place) {
         guard path != "-" else { return (path, .stream(STDOUT_FILENO)) }
         var status = stat()
         let exists = stat(path, &status) == 0
@@ -44,6 +51,11 @@ struct OutputFile: ~Copyable {
             return (path, .stream(descriptor))
         }
         guard !exists || access(path, W_OK) == 0 else { throw Failure(reason(path)) }
+        if confined {
+            let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+            guard descriptor >= 0 else { throw Failure(reason(path)) }
+            return (path, .inPlace(descriptor))
+        }
         let target = resolved(path)
         let mode = exists ? status.st_mode & 0o7777 : 0o644
         if let made = make(beside: target, mode: mode) {
@@ -72,22 +84,16 @@ struct OutputFile: ~Copyable {
     /// - Throws: ``Failure``; with ``Patience`` at an end, for a reader that takes nothing as well.
     func replaceContents(with text: String) throws {
         switch place {
-        case .stream(let descriptor):
-            let error = PatientWriter(descriptor).writeAll(text.utf8, until: Patience.end)
+        case .stream:
+            let error = writer.writeAll(text.utf8, until: Patience.end)
             guard error != EAGAIN else { throw Failure("\(path): its reader takes nothing") }
             if let error { throw Failure("\(path): \(String(cString: strerror(error)))") }
         case .beside(let descriptor, let name):
-            try write(text, to: descriptor)
+            if let error = writer.writeAll(text.utf8) { throw Failure("\(path): \(String(cString: strerror(error)))") }
             guard fsync(descriptor) == 0 || errno == EINVAL else { throw Failure(reason(path)) }
             try take(descriptor, name, text)
         case .inPlace(let descriptor):
             try overwrite(descriptor, text)
-        }
-    }
-
-    private func write(_ text: String, to descriptor: Int32) throws {
-        if let error = PatientWriter(descriptor).writeAll(text.utf8) {
-            throw Failure("\(path): \(String(cString: strerror(error)))")
         }
     }
 
@@ -118,18 +124,25 @@ struct OutputFile: ~Copyable {
         while case let count = pread(descriptor, &chunk, chunk.count, off_t(old.count)), count > 0 {
             old += chunk.prefix(count)
         }
-        do {
-            guard ftruncate(descriptor, 0) == 0, lseek(descriptor, 0, SEEK_SET) == 0 else {
-                throw Failure(reason(path))
-            }
-            try write(text, to: descriptor)
-            guard fsync(descriptor) == 0 || errno == EINVAL else { throw Failure(reason(path)) }
-        } catch {
-            ftruncate(descriptor, 0)
-            lseek(descriptor, 0, SEEK_SET)
-            _ = PatientWriter(descriptor).writeAll(old)
-            throw error
+        let error = Self.fill(descriptor, text.utf8)
+        guard error == 0, isConfined || fsync(descriptor) == 0 || errno == EINVAL else {
+            let reason = error == 0 ? errno : error
+            _ = Self.fill(descriptor, old)
+            throw Failure("\(path): \(String(cString: strerror(reason)))")
         }
+    }
+
+    /// Makes this the file's content; errno, or 0.
+    private static func fill(_ descriptor: Int32, _ bytes: some Collection<UInt8>) -> Int32 {
+        guard ftruncate(descriptor, 0) == 0 else { return errno }
+        let bytes = Array(bytes)
+        var done = 0
+        while done < bytes.count {
+            let count = bytes[done...].withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, off_t(done)) }
+            guard count > 0 || count < 0 && errno == EINTR else { return count == 0 ? ENOSPC : errno }
+            done += max(0, count)
+        }
+        return 0
     }
 
     /// A file in the same folder, with no name where the file system can do that: nothing is left behind, whatever ends

@@ -98,6 +98,9 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "No table at the end.")
     var quiet = false
 
+    @OptionGroup(title: "Sandbox")
+    var sandbox: SandboxOptions
+
     func validate() throws {
         guard [guest, kernel, multiboot].filter({ $0 != nil }).count <= 1 else {
             throw ValidationError("Give one of --guest, --kernel and --multiboot.")
@@ -139,6 +142,8 @@ struct RunCommand: ParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         try checkFiles()
         var configuration = MachineConfiguration()
+        configuration.sandbox = try sandbox.configuration()
+        let isConfined = configuration.sandbox.scope == .process
         configuration.cpus = cpus
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
@@ -151,11 +156,13 @@ struct RunCommand: ParsableCommand {
         configuration.devices = devices
         configuration.talliesByRIP = byRip != nil
         // A run may be long: better now than after it.
-        let stats = if let statsJson { try OutputFile(path: statsJson) } else { nil as OutputFile? }
+        let stats = if let statsJson { try OutputFile(path: statsJson, confined: isConfined) } else { nil as OutputFile? }
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         let machine = try makeMachine(configuration)
         serialFile.truncate()
+        // After the run no file can be opened any more.
+        let host = statsJson.map { _ in HostIdentity(tscKHz: machine.tscKHz) }
         let result = try machine.run()
         limitPatience(result.end)
         let places = byRip.flatMap { count in
@@ -168,7 +175,7 @@ struct RunCommand: ParsableCommand {
             warn("vmtally: \(remark)")
         }
         if let loss = machine.output.loss {
-            warn("vmtally: \(loss)")
+            warn("vmtally: \(loss) (--serial file=PATH or none)")
         }
         if result.withheldMessages > 0 {
             warn("vmtally: and \(result.withheldMessages) more messages about devices, withheld")
@@ -185,10 +192,9 @@ struct RunCommand: ParsableCommand {
             }
             warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
         }
-        if statsJson != nil {
+        if let host {
             let document = RunDocument(
-                result, host: HostIdentity(tscKHz: machine.tscKHz), configuration: configuration,
-                version: VMTally.version, byRIP: places)
+                result, host: host, configuration: configuration, version: VMTally.version, byRIP: places)
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
@@ -283,15 +289,9 @@ struct RunCommand: ParsableCommand {
     }
 }
 
-/// What `make guest` leaves beside this program.
+/// What `make guest` and `vmtally-guest` leave.
 struct ReadyGuest {
-    private let folder = programFolder + "/guest"
-
-    /// Where this program lies.
-    static var programFolder: String {
-        let path = executable ?? Arguments.all.first ?? ""
-        return path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
-    }
+    private let folder = Installation.guestFolder
 
     /// This program; nil without /proc.
     static var executable: String? {
@@ -308,7 +308,8 @@ struct ReadyGuest {
         get throws {
             let path = folder + "/vmlinuz"
             guard access(path, R_OK) == 0 else {
-                throw ValidationError("no guest to run: give --guest, --kernel or --multiboot, or type make guest")
+                throw ValidationError(
+                    "no guest to run: give --guest, --kernel or --multiboot, or \(Installation.guestRemedy)")
             }
             return path
         }

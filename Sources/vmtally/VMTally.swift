@@ -13,11 +13,13 @@ struct VMTally: ParsableCommand {
         subcommands: [
             DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
             HistoryCommand.self, HostCommand.self, CPUIDCommand.self, AllowCommand.self, DisallowCommand.self,
+            TopCommand.self, AttachCommand.self,
         ]
     )
 
     static func main() {
         occupyStandardDescriptors()
+        StandardError.prepare()
         // A file that grows too large is an error of the write, with a message and the tally elsewhere.
         signal(SIGXFSZ, SIG_IGN)
         do {
@@ -25,7 +27,7 @@ struct VMTally: ParsableCommand {
             try command.run()
             finish(nil)
         } catch {
-            finish(error)
+            finish(Advice.explained(error))
         }
     }
 

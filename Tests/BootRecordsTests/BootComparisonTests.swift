@@ -1,6 +1,5 @@
 import ExitStats
 import Testing
-
 @testable import BootRecords
 
 struct BootComparisonTests {

@@ -1,6 +1,5 @@
 import Foundation
 import Testing
-
 @testable import BootRecords
 
 /// Linux, booted ten times in each configuration under real kvm-amd: Benchmarks/boots svm.

@@ -1,6 +1,5 @@
 import ExitStats
 import SeededRandom
-
 @testable import BootRecords
 
 /// Made-up boots.

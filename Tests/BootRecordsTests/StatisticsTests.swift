@@ -1,6 +1,5 @@
 import SeededRandom
 import Testing
-
 @testable import BootRecords
 
 struct StatisticsTests {

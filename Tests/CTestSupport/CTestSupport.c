@@ -42,6 +42,11 @@ int ctest_memory_file(long size)
 	return file;
 }
 
+long ctest_call(long number)
+{
+	return syscall(number, -1L, -1L, -1L, -1L, -1L, -1L);
+}
+
 /* A CPUID that is about to run: answered instead. Nonzero when it was one. */
 static int answer_cpuid(pid_t child, ctest_cpuid answer, void *context)
 {

@@ -96,7 +96,7 @@ struct PageReadings {
         configuration.cpus = cpus
         configuration.serial = .capture
         configuration.timeoutMilliseconds = 300_000
-        let image = TestGuests.pageReadings(user: max(1, user), others: min(1000, max(10, readings / 10_000)))
+        let image = TestGuests.pageReadings(user: user, others: min(1000, max(10, readings / 10_000)))
         let machine = try image.withUnsafeBytes { try Machine(configuration, elf: $0) }
         let hardware = TracepointCounts(.vmExitTracepoint)
         let result = try machine.run()

@@ -6,6 +6,7 @@ import Reports
 import SeededRandom
 import Testing
 @testable import GuestCode
+@testable import Linux
 @testable import Machine
 
 /// Everything that a hostile file or guest can hand to the VMM, many times over: `make fuzz`.
@@ -158,7 +159,7 @@ struct FuzzTests {
                 switch kind {
                 case "block": try VirtioBlock(path: "/proc/self/fd/\(descriptor)", isReadOnly: random.once(in: 4))
                 case "console": VirtioConsole(output: output)
-                case "network": VirtioNetwork(descriptor: dup(descriptor), index: 0) { _ in }
+                case "network": VirtioNetwork(descriptor: FileDescriptor(owning: dup(descriptor)), index: 0) { _ in }
                 default: VirtioEntropy()
                 }
             return VirtioFuzz(backend, memory).run(&random)

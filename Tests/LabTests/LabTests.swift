@@ -94,8 +94,17 @@ struct LabTests {
         arguments: [
             Patched(
                 ground: "svm",
-                checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux", "nested"]),
-            Patched(ground: "svm", checks: ["time", "cost", "install"]),
+                checks: [
+                    "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "storm", "selftests", "demo",
+                    "linux", "nested", "qemu",
+                ]),
+            Patched(ground: "svm", checks: ["time", "preempt", "cost", "install"]),
+            Patched(
+                ground: "svm",
+                checks: [
+                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs",
+                    "nested",
+                ]),
             Patched(ground: "vmx", checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux"]),
             Patched(ground: "vmx", checks: ["fastpath"]),
         ])

@@ -3,6 +3,7 @@ import SeededRandom
 import Synchronization
 import TestSupport
 import Testing
+@testable import Linux
 @testable import Machine
 
 @Suite("virtio")
@@ -205,7 +206,7 @@ struct VirtioTests {
         var pair: [Int32] = [0, 0]
         try #require(socketpair(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0, &pair) == 0)
         defer { close(pair[1]) }
-        let driver = try Driver(VirtioNetwork(descriptor: pair[0], index: 0) { _ in })
+        let driver = try Driver(VirtioNetwork(descriptor: FileDescriptor(owning: pair[0]), index: 0) { _ in })
         #expect(write(pair[1], "frame", 5) == 5)
         driver.notify()
         #expect(driver.usedIndex == 0)
@@ -225,7 +226,8 @@ struct VirtioTests {
         try #require(socketpair(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0, &pair) == 0)
         defer { close(pair[1]) }
         let waits = InterruptCounter()
-        let driver = try Driver(VirtioNetwork(descriptor: pair[0], index: 0) { _ in waits.add() })
+        let driver = try Driver(
+            VirtioNetwork(descriptor: FileDescriptor(owning: pair[0]), index: 0) { _ in waits.add() })
         #expect(waits.value == 1)
         #expect(write(pair[1], "frame", 5) == 5)
         driver.device.notify(VirtioNetwork.receiveQueue)

@@ -210,7 +210,7 @@ struct BenchTests {
         (exits[1], cycles[1]) = (2, 7_000)  // interrupts of the host
         let counters = HostAnswersTests.counters([
             "exit_acct_exits": [13], "exit_acct_cycles": [22_000], "exit_acct_reason_exits": exits,
-            "exit_acct_reason_cycles": cycles,
+            "exit_acct_reason_cycles": cycles, "exit_acct_codes": (0..<86).map { $0 },
         ])
         var request = BenchRequest()
         request.iterations = 8

@@ -240,12 +240,66 @@ struct CommandLineTests {
         #expect(try statistics()["schema"] as? String == "vmtally.run/1")
     }
 
+    // MARK: sandbox
+
+    private func sandbox(_ outcome: CommandLineTool.Outcome) throws -> [String: Any] {
+        try #require(try #require(outcome.json, "\(outcome.error)")["sandbox"] as? [String: Any])
+    }
+
+    /// A thread's status as /proc has it, while the guest runs; and whether a descriptor of the shell's is still there.
+    @Test func everyThreadIsConfinedWhileTheGuestRuns() throws {
+        let script = """
+            exec 9</etc/passwd
+            "$VMTALLY" run --live-cpuid off --guest "$GUEST" --serial file="$FOLDER/serial" --quiet &
+            until grep -q g "$FOLDER/serial" 2>/dev/null; do kill -0 $! || exit 3; sleep 0.05; done
+            grep -hE '^(Seccomp|NoNewPrivs|CapPrm|CapEff):' /proc/$!/task/*/status | sort -u | tr '\t' ' '
+            readlink /proc/$!/fd/* | grep passwd
+            kill $!
+            wait $!
+            """
+        let guest = try folder.file("guest.elf", Self.spinner.elf)
+        let outcome = try CommandLineTool.run(script, ["GUEST": guest, "FOLDER": folder.path], seconds: 120)
+        #expect(outcome.status == 143)
+        #expect(
+            outcome.output == "CapEff: 0000000000000000\nCapPrm: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\n")
+    }
+
+    @Test func withoutASandboxItSaysSo() throws {
+        let on = try sandbox(run(Self.worker, "--guest $GUEST --serial none --quiet --stats-json -"))
+        #expect(on["on"] as? Bool == true)
+        let off = try sandbox(run(Self.worker, "--guest $GUEST --serial none --quiet --no-sandbox --stats-json -"))
+        #expect(off["on"] as? Bool == false)
+        #expect(off["landlock_abi"] == nil)
+    }
+
+    private static let hasNamespaces = (try? CommandLineTool.run("unshare -Ur true", seconds: 60))?.status == 0
+
+    @Test(.enabled(if: hasNamespaces, "no user namespaces here"))
+    func aJailIsToldAndGivesTheGuestsStatus() throws {
+        let outcome = try run(Self.worker, "--guest $GUEST --serial none --quiet --jail $FOLDER --stats-json -")
+        #expect(outcome.status == 7)
+        #expect(try sandbox(outcome)["jail"] as? String == folder.path)
+    }
+
+    @Test(.enabled(if: hasNamespaces, "no user namespaces here"))
+    func withoutNamespacesAJailSaysWhatIsMissingAndRunsNothing() throws {
+        let guest = try folder.file("guest.elf", Self.worker.elf)
+        let script = """
+            unshare -Ur sh -c 'echo 0 >/proc/sys/user/max_user_namespaces
+                exec "$VMTALLY" run --guest "$GUEST" --jail "$FOLDER"'
+            """
+        let outcome = try CommandLineTool.run(script, ["GUEST": guest, "FOLDER": folder.path], seconds: 60)
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("as root, sysctl user.max_user_namespaces"), "\(outcome.error)")
+        #expect(outcome.output.isEmpty)
+    }
+
     // MARK: usage
 
     @Test(arguments: [
         "", "--guest a --kernel b", "--guest a --timeout 0", "--guest a --timeout -1", "--guest a --timeout nan",
         "--guest a --timeout inf", "--guest a --timeout 1e300", "--guest a --cpus x", "--guest a --live-cpuid maybe",
-        "--guest a --serial tty", "--guest a --serial file=", "--guest a --wrong",
+        "--guest a --serial tty", "--guest a --serial file=", "--guest a --wrong", "--guest a --no-sandbox --jail /tmp",
     ])
     func wrongUsageIsStatus64(options: String) throws {
         let outcome = try run(nil, options)
@@ -289,7 +343,7 @@ struct CommandLineTests {
                 ".exits.by_reason[].cycles.p99: integer", ".exits.by_reason[].cycles.p999: integer",
                 ".exits.by_vcpu[].vcpu: integer", ".exits.by_vcpu[].count: integer",
                 ".exits.by_vcpu[].cycles: integer", ".kernel.*: integer", ".leaf.mode: string",
-                ".leaf.answered: integer",
+                ".leaf.answered: integer", ".sandbox.on: integer", ".sandbox.landlock_abi: integer",
             ])
         // No number has a fraction or an exponent.
         #expect(outcome.output.firstMatch(of: /[:,\[]-?[0-9]+[.eE]/) == nil)

@@ -241,9 +241,9 @@ struct ELF64Tests {
                 _ = try BareMetal(try ELF64(raw), bytes: raw, into: memory, cpus: cpus)
             }
             #expect(fits)
-        } catch MachineError.memory(let text) {
+        } catch MachineError.refused(let refusal) {
             #expect(!fits)
-            #expect(text.contains("\(cpus) vCPUs") && text.contains("--memory"))
+            #expect(refusal.subject == .memory && refusal.cause.contains("\(cpus) vCPUs"))
         }
     }
 }

@@ -220,7 +220,7 @@ struct EndTests {
             """
             mkdir $FOLDER/t; mount -t tmpfs -o size=16k none $FOLDER/t || exit 77
             echo precious >$FOLDER/t/json; head -c 8192 /dev/zero >$FOLDER/t/fill; dd if=/dev/zero of=$FOLDER/t/rest bs=4096 2>/dev/null
-            $VMTALLY run --guest $GUEST --live-cpuid off --quiet --serial none --stats-json $FOLDER/t/json
+            $VMTALLY run --no-sandbox --guest $GUEST --live-cpuid off --quiet --serial none --stats-json $FOLDER/t/json
             echo "$? $(cat $FOLDER/t/json) $(ls $FOLDER/t | wc -l)"; umount $FOLDER/t
             """, ["GUEST": guest, "FOLDER": folder.path])
         if outcome.status == 77 { try Test.cancel("no tmpfs can be mounted here") }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-
+import CLinuxKVM
 import KVM
 import Testing
-
 @testable import Machine
 
 /// When the guest's #GP handler is armed, and when no more.

@@ -75,7 +75,7 @@ struct GuestMemoryTests {
         #expect {
             _ = try GuestMemory(mebibytes: mebibytes)
         } throws: { error in
-            "\(error)".contains("\(mebibytes) MiB") && "\(error)".contains("--memory")
+            "\(error)".contains("guest memory: \(mebibytes) MiB") && "\(error)".contains("give 1 to")
         }
     }
 }

@@ -5,33 +5,49 @@ import Testing
 
 /// What a host kernel with the patches of kernel-patch/ tells, made up.
 @Suite struct HostAnswersTests {
-    static func counters(_ arrays: [String: [UInt64]]) -> KernelCounters {
+    static func counters(_ arrays: [String: [UInt64]], vcpus: Int = 1) -> KernelCounters {
         var counters = KernelCounters()
-        counters.add(
-            arrays.map { name, values in
-                BinaryStats.Counter(
-                    name: name, values: values, kind: .cumulative, unit: .none, base: .ten, exponent: 0,
-                    bucketSize: 0)
-            })
+        for _ in 0..<vcpus {
+            counters.add(
+                arrays.map { name, values in
+                    BinaryStats.Counter(
+                        name: name, values: values, kind: name == "exit_acct_codes" ? .instant : .cumulative,
+                        unit: .none,
+                        base: .ten, exponent: 0, bucketSize: 0)
+                })
+        }
         return counters
     }
 
-    /// Slots of SVM's sparse codes, and the last one, which has none.
+    /// The kernel tells which code a slot counts; the last has those without a slot. Two vCPUs: counts add up, codes do not.
     @Test func slotsBecomeExitCodes() throws {
-        var exits = [UInt64](repeating: 0, count: 174)
-        for slot in [0x7B, 0xA7, 0xAA, 0xAB, 0xAC, 173] {
-            exits[slot] = UInt64(slot)
-        }
-        let counters = Self.counters([
-            "exit_acct_reason_exits": exits, "exit_acct_reason_cycles": exits.map { $0 * 10 },
-            "exit_acct_exits": [1000],
-        ])
+        let counters = Self.counters(
+            [
+                "exit_acct_codes": [0x7B, 0x400, 0x402, 0xF000_0000, 0xFFFF_FFFF, .max],
+                "exit_acct_reason_exits": [1, 2, 0, 3, 4, 5], "exit_acct_reason_cycles": [10, 20, 0, 30, 40, 50],
+            ], vcpus: 2)
         let tally = try #require(HostAnswers.kernel(.svm).exits(counters))
-        #expect(tally.reasons.map(\.code) == [0x7B, 0x400, 0x403, 0xF000_0000, 0xFFFF_FFFF, nil])
+        #expect(tally.reasons.map(\.code) == [0x7B, 0x400, 0xF000_0000, 0xFFFF_FFFF, nil])
+        #expect(tally.reasons.map(\.count) == [2, 4, 6, 8, 10])
         #expect(tally.reasons.map(\.times?.cycles) == tally.reasons.map { $0.count * 10 })
-        #expect(tally.total == 1000)
         #expect(HostAnswers.none.exits(counters) == nil)
-        #expect(try #require(HostAnswers.kernel(.vmx).exits(counters)).reasons.first?.code == 0x7B)
+    }
+
+    /// The first four characters of `GenuineIntel`, `AuthenticAMD`, `HygonGenuine`, `CentaurHauls`.
+    @Test(arguments: zip([0x756E_6547, 0x6874_7541, 0x6F67_7948, 0x746E_6543], [.vmx, .svm, .svm, .vmx]))
+    func theVendorTellsTheVocabulary(vendor: UInt32, vocabulary: TallyFeatures.Vocabulary) {
+        #expect(HostAnswers.vocabulary(vendor) == vocabulary)
+    }
+
+    /// What asks the kernel to answer: the signature, and features that are live.
+    @Test func theTableAsksTheKernel() throws {
+        var table = CPUIDTable(entries: [])
+        table.list(.userspace)
+        #expect(table.entries.isEmpty)
+        table.list(.kernel(.svm))
+        let features = try #require(table.entry(leaf: TallyLeaf.features))
+        #expect(table.entry(leaf: TallyLeaf.signature)?.ecx == CPUIDRegisters.tallySignature.ecx)
+        #expect((features.ebx, features.edx) == (7, 2))
     }
 
     /// `auto` takes the kernel's answers before it tries breakpoints; `off` takes none, and says what is in the table.

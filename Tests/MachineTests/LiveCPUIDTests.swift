@@ -226,7 +226,7 @@ struct LiveCPUIDTests {
         #expect {
             try TinyGuest(Assembly.halt).run { $0.liveCPUID = .fault }
         } throws: { error in
-            "\(error)".contains("--live-cpuid fault") && "\(error)".contains("use auto")
+            "\(error)".contains("live CPUID: no fault") && "\(error)".contains("use auto")
         }
     }
 }

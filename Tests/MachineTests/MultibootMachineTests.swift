@@ -30,6 +30,7 @@ struct MultibootMachineTests {
         try Self.realMode.withUnsafeBytes { bytes in
             var configuration = MachineConfiguration()
             configuration.timeoutMilliseconds = 3_600_000
+            configuration.sandbox.scope = .machineThreads
             let machine = try Machine(configuration, .multiboot(bytes, commandLine: ""))
             #expect(try machine.run().end == .exited(status: 7))
         }

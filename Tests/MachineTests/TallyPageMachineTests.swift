@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import ExitStats
 import CLinuxKVM
+import ExitStats
 import KVM
 import TestSupport
 import Testing
-
 @testable import Machine
 
 /// The tally page in a guest, and guests that try what they can with it.

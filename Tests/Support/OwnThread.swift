@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+#if canImport(Testing)
 import Dispatch
 import Foundation
 import Testing
@@ -62,3 +63,4 @@ extension Trait where Self == OwnThread {
     /// The tests block: each gets a thread of its own.
     public static var ownThread: OwnThread { OwnThread() }
 }
+#endif

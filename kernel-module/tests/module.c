@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What only a module can be asked: it comes, allows, disallows and goes while VMs run. The VMs, the guest
- * and KVM's own statistics are those of kernel-patch/tests/check.c, which is included whole.
+ * and KVM's own statistics are those of kernel-patch/tests/vm.h.
  *
  * usage: module answers|privileges|late|times|rounds|hostile|leaf|life|l2|watch [NUMBER]
  */
@@ -25,9 +25,7 @@ static int patient_ioctl(int fd, unsigned long request, unsigned long argument)
 }
 
 #define ioctl(fd, request, argument) patient_ioctl(fd, request, (unsigned long)(argument))
-#define main series_main
-#include "../../kernel-patch/tests/check.c"
-#undef main
+#include "../../kernel-patch/tests/vm.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -196,14 +194,14 @@ static int vendor(void)
 
 static struct vm *new_vm(int nr_vcpus)
 {
-	struct vm *vm = create_vm(nr_vcpus, false, false);
+	struct vm *vm = create_vm(nr_vcpus, NOTHING, false);
 
 	vm->vendor = vendor();
 	for (int i = 0; i < nr_vcpus; i++) {
 		struct kvm_regs regs;
 
 		vm->vcpus[i].shared->vendor = vm->vendor;
-		/* check.c's stacks are for four: 4 KiB each is enough. */
+		/* vm.h's stacks are for four: 4 KiB each is enough. */
 		if (ioctl(vm->vcpus[i].fd, KVM_GET_REGS, &regs))
 			die("KVM_GET_REGS");
 		regs.rsp = GUEST_STACKS + i * 0x1000 - 8;
@@ -615,10 +613,13 @@ static void check_times(unsigned int seconds)
 	for (int i = 0; i < VMTALLY_NR_TIMES; i++)
 		sum += b.time[i] - a.time[i];
 	double off = 100.0 * sum / wall - 100;
+	uint64_t own = v->shared->out[0], guest = b.time[VMTALLY_TIME_GUEST] - a.time[VMTALLY_TIME_GUEST];
 
 	printf("      wall %lu ticks (%.1f s), %lu exits: kernel %llu, guest %llu, blocked %llu, preempted %llu, userspace %llu\n",
 	       wall, wall / (r[2] * 1000.0), (unsigned long)(b.exits - a.exits), b.time[0] - a.time[0], b.time[1] - a.time[1],
 	       b.time[2] - a.time[2], b.time[3] - a.time[3], b.time[4] - a.time[4]);
+	printf("      the guest's own clock: %lu in the guest, %.2f %% of wall time less than the tracepoints see\n", own,
+	       100.0 * ((double)guest - own) / wall);
 	expect(off > -0.1 && off < 0.1, "the five times differ by %.4f %% from the VMM's own wall time", off);
 	struct totals t = totals_of(fd);
 
@@ -703,7 +704,6 @@ int main(int argc, char **argv)
 	setbuf(stdout, NULL);
 	if (!strcmp(what, "watch"))
 		return watch(argv[2]);
-	unpatched_is_fine = true;
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
 		die("/dev/kvm");

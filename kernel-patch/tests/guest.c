@@ -9,12 +9,14 @@ asm(".section .start, \"ax\"\n"
     ".globl _start\n"
     "_start: jmp guest_main\n"
     /* The APIC timer's interrupt: counted, then end of interrupt by x2APIC. */
-    ".globl timer_interrupt\n"
-    "timer_interrupt: push %rax; push %rcx; push %rdx; incq interrupts\n"
+    ".balign 64\n"				/* GUEST_TIMER */
+    "push %rax; push %rcx; push %rdx; incq interrupts\n"
     "mov $0x80b, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr\n"
     "pop %rdx; pop %rcx; pop %rax; iretq\n"
-    ".globl bad_interrupt\n"
-    "bad_interrupt: mov $0x502, %edx; out %al, %dx; 1: hlt; jmp 1b\n"
+    ".balign 64\n"				/* GUEST_NMI */
+    "incq nmis; iretq\n"
+    ".balign 64\n"				/* GUEST_BAD */
+    "mov $0x502, %edx; out %al, %dx; 1: hlt; jmp 1b\n"
     /* The guest's guest. */
     ".globl l2\n"
     "l2: xor %eax, %eax; xor %ecx, %ecx; cpuid\n"
@@ -22,7 +24,7 @@ asm(".section .start, \"ax\"\n"
     ".previous");
 
 extern const char l2[];
-static volatile uint64_t interrupts;
+static volatile uint64_t interrupts, nmis;
 
 static inline void cpuid(uint32_t leaf, uint32_t index, uint32_t *r)
 {
@@ -73,11 +75,12 @@ static inline void hypercall(uint32_t vendor)
 		asm volatile("vmmcall" : "+a"(rax) : : "memory", "rbx", "rcx", "rdx", "rsi");
 }
 
+/* Scope 0: of the VM, 1: of this vCPU. What ECX has is to mean nothing: it is the time. */
 static uint64_t total(uint32_t scope)
 {
 	uint32_t r[4];
 
-	cpuid(0x4fffffff, scope, r);
+	cpuid(scope ? 0x4fffff02 : 0x4fffffff, rdtsc(), r);
 	return (uint64_t)r[3] << 32 | r[0];
 }
 
@@ -268,7 +271,7 @@ static void run(struct shared *s)
 		for (i = 0; i < s->n; i++) {
 			uint64_t exits, cycles;
 
-			cpuid(0x4fffffff, s->arg[0], r);
+			cpuid(s->arg[0] ? 0x4fffff02 : 0x4fffffff, i, r);
 			exits = (uint64_t)r[3] << 32 | r[0];
 			cycles = (uint64_t)r[1] << 32 | r[2];
 			s->out[0] += exits <= a || cycles < b;
@@ -298,6 +301,55 @@ static void run(struct shared *s)
 		break;
 	case CMD_MIX:
 		mix(s);
+		break;
+	case CMD_LEAF_TICKS:
+		s->out[0] = ~0ull;
+		for (i = 0; i < s->n; i++) {
+			a = rdtsc();
+			for (int k = 0; k < 64; k++)
+				cpuid(s->arg[0], s->arg[1], r);
+			b = rdtsc();
+			s->out[0] = b - a < s->out[0] ? b - a : s->out[0];
+		}
+		break;
+	case CMD_STORM:
+		s->out[0] = s->out[1] = 0;
+		while (!s->stop) {
+			cpuid(0, 0, r);
+			s->out[0]++;
+			out(PORT_DATA, 0);
+			s->out[1]++;
+		}
+		break;
+	case CMD_HALT_NMI:
+		s->out[0] = s->out[1] = 0;
+		nmis = 0;
+		while (!s->stop) {
+			asm volatile("hlt" : : : "memory");
+			s->out[0]++;
+			cpuid(0, 0, r);
+			s->out[1]++;
+		}
+		s->out[2] = nmis;
+		break;
+	case CMD_SPIN:
+		while (!s->stop)
+			;
+		break;
+	case CMD_READ:
+		s->out[0] = s->out[1] = a = b = 0;
+		while (!s->stop) {
+			uint64_t exits, cycles;
+
+			cpuid(0x4fffffff, 0, r);
+			exits = (uint64_t)r[3] << 32 | r[0];
+			cycles = (uint64_t)r[1] << 32 | r[2];
+			s->out[0] += exits <= a || cycles < b;
+			s->out[1]++;
+			a = exits;
+			b = cycles;
+		}
+		s->out[2] = a;
 		break;
 	}
 }

@@ -13,6 +13,9 @@
 #define GUEST_VMCB	0x20000ul	/* for the guest's own guest; then the save area of VMRUN */
 #define GUEST_STACKS	0x80000ul	/* 16 KiB for each vCPU, this is the first one's top */
 #define GUEST_CODE	0x100000ul
+#define GUEST_TIMER	64		/* handlers, from the start of the code */
+#define GUEST_NMI	128
+#define GUEST_BAD	192
 #define GUEST_FRESH	(64ul << 20)	/* pages that nobody has touched */
 #define GUEST_MMIO	0xd0000000ul	/* no memory here */
 
@@ -39,6 +42,13 @@ enum command {
 				   them; out[0] = CPUIDs seen, out[1] = other exits seen (SVM) */
 	CMD_TICKS,		/* n batches of 50 CPUIDs and 50 MSR writes, out[] = ticks of the fastest batch */
 	CMD_MIX,		/* everything for n TSC ticks, out[0] = ticks in the guest */
+	CMD_LEAF_TICKS,		/* n batches of 64 CPUIDs of leaf arg[0], arg[1]: out[0] = ticks of the fastest */
+
+	/* Until `stop` is set: */
+	CMD_STORM,		/* CPUID of leaf 0 and OUT: out[0], out[1] = how many */
+	CMD_HALT_NMI,		/* HLT ended by NMI, and CPUID: out[0], out[1] = how many, out[2] = NMIs */
+	CMD_SPIN,		/* no exits of its own */
+	CMD_READ,		/* the VM's total: out[0] = how often it went back, out[1] = readings, out[2] = the last */
 };
 
 struct shared {
@@ -47,6 +57,7 @@ struct shared {
 	uint32_t reason, interrupt_reason;
 	uint64_t by_count, by_pair;	/* exits for `reason` during the command, by either leaf */
 	uint64_t out[8];
+	volatile uint32_t stop;
 };
 
 #endif

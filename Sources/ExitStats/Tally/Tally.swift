@@ -1,3 +1,4 @@
+import CLinux
 import Synchronization
 
 #if canImport(Glibc)
@@ -98,7 +99,7 @@ public struct TallyMemoryError: Error, Equatable, CustomStringConvertible {
     public let errno: Int32
 
     public var description: String {
-        "cannot reserve \(bytes) bytes of address space for exit counters (errno \(errno)): lower --cpus or raise the limit (ulimit -v)"
+        "cannot reserve \(bytes) bytes of address space for exit counters (errno \(errno)): use fewer vCPUs or raise the limit (ulimit -v)"
     }
 }
 
@@ -116,6 +117,10 @@ func reserve(_ size: Int) throws(TallyMemoryError) -> UnsafeMutableRawPointer {
 /// The writing end of a ``Tally``: what the exit loop calls, twice an exit.
 public struct TallyWriter {
     @usableFromInline let memory: Tally.Memory
+
+    /// TSC cycles.
+    @inlinable @inline(__always)
+    public func clock() -> UInt64 { vmtally_rdtsc() }
 
     /// Counts an exit, before it is handled, and returns its slot for ``end(_:cycles:)``.
     @inlinable @inline(__always)

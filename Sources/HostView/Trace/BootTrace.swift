@@ -1,5 +1,6 @@
 import ExitStats
 import Glibc
+import Linux
 
 /// A boot seen by KVM's tracepoints: VM exits and userspace exits of one VMM, whichever it is, from the first to the
 /// guest's write to port 0xF5 (docs/boot-protocol.md).
@@ -12,7 +13,7 @@ public final class BootTrace {
     private static let marker = "port == 0xf5"
 
     private let instance: TraceInstance
-    private let pipe: Int32
+    private let pipe: FileDescriptor
     private var lines = ""
     /// When KVM_RUN was first entered; nil before, and where KVM has no such event.
     public private(set) var begin: UInt64?
@@ -41,14 +42,11 @@ public final class BootTrace {
         // Of the entries only the first: the first exit switches the event off.
         try instance.write("disable_event:kvm:kvm_entry:1", to: "events/kvm/kvm_exit/trigger")
         try instance.write("1", to: "events/kvm/kvm_entry/enable")
-        pipe = open("\(instance.path)/trace_pipe", O_RDONLY | O_NONBLOCK | O_CLOEXEC)
-        guard pipe >= 0 else {
-            throw TraceError(cause: "trace_pipe: \(String(cString: strerror(errno)))", remedy: "tracing needs root")
+        do throws(SystemError) {
+            pipe = try FileDescriptor(opening: "\(instance.path)/trace_pipe", O_RDONLY | O_NONBLOCK)
+        } catch {
+            throw TraceError(cause: "\(error)", remedy: "tracing needs root")
         }
-    }
-
-    deinit {
-        close(pipe)
     }
 
     /// The instance's folder.
@@ -74,7 +72,7 @@ public final class BootTrace {
     /// - Returns: whether it has come.
     public func wait(milliseconds: Int32) -> Bool {
         if end == nil {
-            var ready = pollfd(fd: pipe, events: Int16(POLLIN), revents: 0)
+            var ready = pollfd(fd: pipe.rawValue, events: Int16(POLLIN), revents: 0)
             _ = poll(&ready, 1, milliseconds)
             take()
         }
@@ -84,7 +82,7 @@ public final class BootTrace {
     private func take() {
         var chunk = [UInt8](repeating: 0, count: 4096)
         while true {
-            let count = read(pipe, &chunk, chunk.count)
+            let count = read(pipe.rawValue, &chunk, chunk.count)
             guard count > 0 else { break }
             lines += String(decoding: chunk.prefix(count), as: UTF8.self)
         }

@@ -1,4 +1,5 @@
 import Glibc
+import Linux
 
 /// Why the kernel's tracing cannot be used.
 public struct TraceError: Error, CustomStringConvertible, Sendable {
@@ -54,29 +55,33 @@ public final class TraceInstance {
 
     /// Writes a line to one of the instance's files. Adds to what is there: a trigger leaves the others alone.
     public func write(_ text: String, to file: String) throws(TraceError) {
-        let descriptor = open("\(path)/\(file)", O_WRONLY | O_APPEND | O_CLOEXEC)
-        guard descriptor >= 0 else { throw failed(file) }
-        defer { close(descriptor) }
-        guard Glibc.write(descriptor, text, text.utf8.count) == text.utf8.count else {
+        let descriptor = try open(file, O_WRONLY | O_APPEND)
+        guard Glibc.write(descriptor.rawValue, text, text.utf8.count) == text.utf8.count else {
             throw failed("\(file): \(text)")
         }
     }
 
     public func read(_ file: String) throws(TraceError) -> String {
-        let descriptor = open("\(path)/\(file)", O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw failed(file) }
-        defer { close(descriptor) }
+        let descriptor = try open(file, O_RDONLY)
         var bytes: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 65536)
         while true {
-            let count = Glibc.read(descriptor, &chunk, chunk.count)
+            let count = Glibc.read(descriptor.rawValue, &chunk, chunk.count)
             guard count >= 0 else { throw failed(file) }
             guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
             bytes += chunk.prefix(count)
         }
     }
 
-    private func failed(_ what: String) -> TraceError {
+    private func open(_ file: String, _ flags: Int32) throws(TraceError) -> FileDescriptor {
+        do throws(SystemError) {
+            return try FileDescriptor(opening: "\(path)/\(file)", flags)
+        } catch {
+            throw failed(file, errno: error.errno)
+        }
+    }
+
+    private func failed(_ what: String, errno: Int32 = Glibc.errno) -> TraceError {
         TraceError(
             cause: "tracefs, \(what): \(String(cString: strerror(errno)))",
             remedy: "the kernel needs CONFIG_HIST_TRIGGERS and Linux 5.14 or later")

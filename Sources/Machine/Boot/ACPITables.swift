@@ -45,7 +45,8 @@ struct ACPITables {
         let xsdt = place(Table("XSDT", revision: 1) { bytes in tables.forEach { bytes.add($0) } }.bytes)
         placed.append((root, Self.rootPointer(xsdt: xsdt)))
         guard next - root <= UInt64(Self.room) else {
-            throw .configuration("ACPI tables for \(cpus) vCPUs and \(virtio.count) devices need \(next - root) bytes")
+            throw .refused(
+                .vcpus, "\(cpus), with \(virtio.count) devices, need \(next - root) bytes of ACPI tables", "use fewer")
         }
         try memory.copy(LinuxBoot.resetCode, to: LinuxBoot.Layout.resetVector)
         for (address, table) in placed {

@@ -15,17 +15,20 @@ struct BareMetal {
     /// Loads an image and writes the boot structures.
     ///
     /// - Throws: ``MachineError/image(_:)`` when a segment is outside RAM or overlaps the boot structures,
-    ///   ``MachineError/memory(_:)`` when RAM is too small for the stacks.
+    ///   ``MachineError/refused(_:)`` when RAM is too small for the stacks.
     init(_ image: ELF64, bytes: UnsafeRawBufferPointer, into memory: GuestMemory, cpus: Int) throws(MachineError) {
         let reserved = LongMode.size + UInt64(cpus) * Self.stackSize
         guard memory.lowSize > reserved else {
-            throw .memory("\(cpus) vCPUs need \(reserved >> 10) KiB for stacks and page tables: raise --memory")
+            throw .refused(
+                .memory, "\(cpus) vCPUs need \(reserved >> 10) KiB for stacks and page tables", "give the guest more")
         }
         longMode = LongMode(base: memory.lowSize - reserved)
         stacksEnd = memory.lowSize
         entry = image.entry
         try Self.load(image.segments, of: bytes, into: memory, reserved: longMode.base..<stacksEnd)
-        guard longMode.write(to: memory) else { throw .memory("no room for page tables: raise --memory") }
+        guard longMode.write(to: memory) else {
+            throw .refused(.memory, "no room for page tables", "give the guest more")
+        }
         memory.store(Self.bootInfoMagic, at: longMode.bootInfo)
         memory.store(memory.size, at: longMode.bootInfo + 8)
         memory.store(UInt32(cpus), at: longMode.bootInfo + 16)

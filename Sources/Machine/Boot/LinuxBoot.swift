@@ -61,7 +61,8 @@ struct LinuxBoot {
             let image = try lifted { () throws(ImageError) in try BzImage(images.kernel) }
             guard let address = image.loadAddress(limit: memory.lowSize) else {
                 let needed = image.memoryNeeded >> 20 + (image.memoryNeeded & 0xF_FFFF == 0 ? 0 : 1)
-                throw .memory("this kernel needs \(needed) MiB to start: raise --memory to that or more")
+                throw .refused(
+                    .memory, "this kernel needs \(needed) MiB to start", "give the guest that or more")
             }
             try memory.copy(images.kernel[image.code], to: address)
             let kernel = address..<address + image.initSize
@@ -94,7 +95,9 @@ struct LinuxBoot {
                 entry = .bootParameters(image.entry)
             }
         }
-        guard LongMode(base: Layout.pageTables).write(to: memory) else { throw .memory("no room for page tables") }
+        guard LongMode(base: Layout.pageTables).write(to: memory) else {
+            throw .refused(.memory, "no room for page tables", "give the guest more")
+        }
         for (index, segment) in Segment.allCases.enumerated() {
             memory.store(segment.descriptor(longMode: isLongMode), at: Layout.gdt + UInt64(index + 2) * 8)
         }
@@ -156,7 +159,9 @@ struct LinuxBoot {
         let size = UInt64(initrd.count)
         let ceiling = min(memory.lowSize, limit + 1)
         guard size <= ceiling, (ceiling - size) & ~0xFFF >= floor else {
-            throw .memory("the initrd's \(size >> 10) KiB do not fit above the kernel (\(hex(floor))): raise --memory")
+            throw .refused(
+                .memory, "the initrd's \(size >> 10) KiB do not fit above the kernel (\(hex(floor)))",
+                "give the guest more")
         }
         let address = (ceiling - size) & ~0xFFF
         try memory.copy(initrd[...], to: address)
@@ -169,9 +174,9 @@ struct LinuxBoot {
         let bytes = Array(text.utf8)
         let limit = min(limit, Layout.commandLineSize - 1)
         guard bytes.count <= limit else {
-            throw .configuration("--append has \(bytes.count) bytes, this kernel takes \(limit): shorten it")
+            throw .refused(.commandLine, "\(bytes.count) bytes, this kernel takes \(limit)", "shorten it")
         }
-        guard !bytes.contains(0) else { throw .configuration("--append contains a null byte") }
+        guard !bytes.contains(0) else { throw .refused(.commandLine, "it contains a null byte", "leave that out") }
         try memory.copy(bytes + [0], to: Layout.commandLine)
     }
 }

@@ -76,7 +76,9 @@ struct Multiboot {
         entry = pieces.entry
         let text = Array(commandLine.utf8)
         guard text.count < Layout.commandLineSize, !text.contains(0) else {
-            throw .configuration("--append is longer than \(Layout.commandLineSize - 1) bytes or has a null byte")
+            throw .refused(
+                .commandLine, "\(text.count) bytes, or a null byte among them",
+                "give at most \(Layout.commandLineSize - 1) bytes of text")
         }
         try memory.copy(text + [0], to: Layout.commandLine)
         try memory.copy(Array(name.utf8.prefix(255)) + [0], to: Layout.name)

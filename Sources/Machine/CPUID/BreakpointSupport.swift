@@ -78,7 +78,9 @@ public struct BreakpointSupport: Equatable, Sendable {
         do throws(MachineError) {
             let memory = try GuestMemory(mebibytes: 1)
             let longMode = LongMode(base: Address.longMode)
-            guard longMode.write(to: memory, user: true) else { throw .memory("no room for page tables") }
+            guard longMode.write(to: memory, user: true) else {
+                throw .refused(.memory, "no room for page tables", "report this")
+            }
             for (code, address) in [
                 (ring0Code, Address.ring0), (ring3Code, Address.ring3), (handlerCode, Address.handler),
                 (writingCode, Address.writing), (leafCode, Address.leaf),

@@ -4,7 +4,7 @@ import KVM
 
 /// What a vCPU's table has in the leaves of the tally.
 enum TallyLeaves {
-    /// What the kernel lists, which asks it to answer them.
+    /// What ``HostAnswers/listed`` has, which asks the kernel to answer.
     case asListed
     case snapshot
     /// Nothing: a kernel that counts would take the snapshot's signature for the wish that it answer.
@@ -12,6 +12,12 @@ enum TallyLeaves {
 }
 
 extension CPUIDTable {
+    mutating func list(_ host: HostAnswers) {
+        for (leaf, registers) in host.listed {
+            set(leaf: leaf, registers)
+        }
+    }
+
     /// What KVM supports, made one vCPU's own: its APIC ID, and the snapshot of the tally as the floor under all modes.
     ///
     /// The snapshot is from before the vCPU first ran, so its counts are zero: KVM freezes the table then.

@@ -18,6 +18,14 @@ public enum HostAnswers: Equatable, Sendable {
     /// KVM_CAP_X86_USER_SPACE_CPUID and KVM_EXIT_X86_CPUID; numbers that upstream will not reach.
     package static let capability = Capability(rawValue: 0x7674_0001)
     package static let exitReason: UInt32 = 0x7674_0001
+    /// KVM_CAP_X86_EXIT_ACCOUNTING, by which a VMM has its VM counted and its guest answered.
+    package static let accounting = Capability(rawValue: 0x7674_0002)
+    /// Its flags.
+    private enum AccountingFlags {
+        static let enable: UInt64 = 1
+        static let guestCounts: UInt64 = 2
+        static let guestCycles: UInt64 = 4
+    }
 
     /// The kernel would answer a guest with the signature in its table.
     package var kernelCounts: Bool {
@@ -62,20 +70,36 @@ public enum HostAnswers: Equatable, Sendable {
     /// That we had ourselves allowed.
     private static let isAllowed = Atomic(false)
 
-    /// - Parameter supported: KVM_GET_SUPPORTED_CPUID, where a kernel that counts lists the leaves.
+    /// - Parameter supported: KVM_GET_SUPPORTED_CPUID, which tells whose virtualization the processor has.
     public init(_ system: borrowing System, supported: CPUIDTable) {
-        let signature = supported.entry(leaf: TallyLeaf.signature).map(CPUIDRegisters.init)
-        let features = supported.entry(leaf: TallyLeaf.features).map { TallyFeatures(CPUIDRegisters($0)) }
-        if signature?.isTallySignature == true, let vocabulary = features?.vocabulary {
-            self = .kernel(vocabulary)
+        if system.check(Self.accounting) > 0, let vendor = supported.entry(leaf: 0) {
+            self = .kernel(Self.vocabulary(vendor.ebx))
         } else {
             self = system.check(Self.capability) > 0 ? .userspace : Self.module
         }
     }
-}
 
-extension CPUIDRegisters {
-    init(_ entry: kvm_cpuid_entry2) {
-        self.init(eax: entry.eax, ebx: entry.ebx, ecx: entry.ecx, edx: entry.edx)
+    /// - Parameter vendor: the first four characters of CPUID's vendor.
+    static func vocabulary(_ vendor: UInt32) -> TallyFeatures.Vocabulary {
+        switch vendor {
+        case 0x6874_7541, 0x6F67_7948: .svm  // Auth(enticAMD), Hygo(nGenuine)
+        default: .vmx
+        }
+    }
+
+    /// Has the kernel count a VM that has no vCPU yet, where it can.
+    ///
+    /// - Parameter answering: its guest may read the counts and cycles.
+    func count(_ vm: borrowing VirtualMachine, answering: Bool) throws(KVMError) {
+        guard kernelCounts else { return }
+        let guest = answering ? AccountingFlags.guestCounts | AccountingFlags.guestCycles : 0
+        try vm.enable(Self.accounting, AccountingFlags.enable | guest)
+    }
+
+    /// What a vCPU's table says of leaves that the kernel is to answer; it answers those that are listed there.
+    var listed: [(leaf: UInt32, CPUIDRegisters)] {
+        guard case .kernel(let vocabulary) = self else { return [] }
+        let features = TallyFeatures(flags: [.live, .perReason, .perVCPU], tscKHz: 0, vocabulary: vocabulary).registers
+        return [(TallyLeaf.signature, .tallySignature), (TallyLeaf.features, features)]
     }
 }

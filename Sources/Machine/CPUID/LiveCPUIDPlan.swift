@@ -95,7 +95,7 @@ extension LiveCPUIDPlan {
     /// Settles on what works.
     ///
     /// - Parameter tableLoads: the guest's LIDT instructions, at most so many.
-    /// - Throws: ``MachineError/configuration(_:)`` when the user named a mode that this host does not have.
+    /// - Throws: ``MachineError/refused(_:)`` when the user named a mode that this host does not have.
     init(
         _ mode: LiveCPUIDMode, sites: [UInt64], searches: [CPUIDSite] = [], cpus: Int, host: HostAnswers,
         tableLoads: (Int) -> [UInt64] = { _ in [] },
@@ -108,10 +108,9 @@ extension LiveCPUIDPlan {
         }
         guard mode.asksForBreakpoints(host) else {
             guard host != .none else {
-                throw .configuration(
-                    "--live-cpuid host: this kernel does not answer the tally leaves: "
-                        + "it takes the module in kernel-module/, loaded, and root to ask it; or the patch in "
-                        + "kernel-patch/")
+                throw .refused(
+                    .liveCPUID, "this kernel does not answer the tally leaves",
+                    "load the module of kernel-module/ and be root, or run a kernel with the series of kernel-patch/")
             }
             self = LiveCPUIDPlan(host, leaves: host.kernelCounts ? .asListed : .snapshot)
             return
@@ -121,7 +120,7 @@ extension LiveCPUIDPlan {
         let wantsSites = mode == .auto || mode == .sites
         switch mode {
         case .fault where !support.faulting, .sites where !support.hardware:
-            throw .configuration("--live-cpuid \(mode.rawValue): \(support.missing ?? ""): use auto")
+            throw .refused(.liveCPUID, "no \(mode.rawValue): \(support.missing ?? "")", "use auto")
         default: break
         }
         self.host = .none

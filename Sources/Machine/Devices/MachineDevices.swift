@@ -116,7 +116,8 @@ struct MachineDevices {
         memory: GuestMemory, vm: SharedVM, control: RunControl, marker: BootMarker
     ) throws(MachineError) {
         guard configuration.virtio.count == configuration.virtioCount else {
-            throw .configuration("\(configuration.virtioCount) virtio devices, \(configuration.virtio.count) at most")
+            throw .refused(
+                .devices, "\(configuration.virtioCount) virtio devices", "give \(configuration.virtio.count) at most")
         }
         let ioAPIC = splitPins.map { IOAPIC(pins: $0, vm: vm) }
         self.ioAPIC = ioAPIC

@@ -1,5 +1,6 @@
 import CLinuxKVM
 import Glibc
+import KVM
 
 /// What answers a guest's port and memory accesses.
 ///
@@ -45,7 +46,7 @@ final class Platform: @unchecked Sendable {
 
     /// KVM_EXIT_IO (kvm/api.rst 5): `count` accesses of `size` bytes each, their data in the run page.
     ///
-    /// - Returns: false when a device claims the port: see ``claimedPortAccess(_:)``.
+    /// - Returns: false when a device claims the port: see ``claimedPortAccess(_:isRead:)``.
     @inline(__always)
     func portAccess(_ page: UnsafeMutablePointer<kvm_run>) -> Bool {
         let io = page.pointee.io
@@ -58,7 +59,7 @@ final class Platform: @unchecked Sendable {
 
     /// KVM_EXIT_MMIO: up to 8 bytes in the run page.
     ///
-    /// - Returns: false when a device claims the address: see ``claimedMemoryAccess(_:)``.
+    /// - Returns: false when a device claims the address: see ``claimedMemoryAccess(_:isRead:)``.
     @inline(__always)
     func memoryAccess(_ page: UnsafeMutablePointer<kvm_run>) -> Bool {
         guard page.pointee.mmio.phys_addr &- windowBase >= windowSize else { return false }
@@ -85,37 +86,39 @@ final class Platform: @unchecked Sendable {
         return true
     }
 
-    /// A port access that ``portAccess(_:)`` and ``uartAccess(_:)`` left.
-    func claimedPortAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
-        let io = page.pointee.io
-        return claims.with(Int(owners[Int(io.port)]) - 1) { base, device in
-            let offset = UInt32(io.port - base)
-            let size = Int(io.size)
-            var data = UnsafeMutableRawPointer(page) + Int(io.data_offset)
-            for _ in 0..<io.count {
-                let access = UnsafeMutableRawBufferPointer(start: data, count: size)
-                if io.direction == UInt8(KVM_EXIT_IO_IN) {
-                    device.read(offset, access)
-                } else if let request = device.write(offset, UnsafeRawBufferPointer(access)) {
+    /// One or more accesses to a port, to its device if it has one.
+    func claimedPortAccess(_ access: borrowing VCPU.PortAccess, isRead: Bool) -> GuestRequest? {
+        guard Int(access.port) < Self.portLimit, owners[Int(access.port)] != 0 else {
+            if isRead { access.answer(.max) }
+            return nil
+        }
+        let (port, size, data) = (access.port, access.size, access.data)
+        return claims.with(Int(owners[Int(port)]) - 1) { base, device in
+            let offset = UInt32(port - base)
+            for start in stride(from: 0, to: data.count, by: size) {
+                let bytes = UnsafeMutableRawBufferPointer(rebasing: data[start..<min(start + size, data.count)])
+                if isRead {
+                    device.read(offset, bytes)
+                } else if let request = device.write(offset, UnsafeRawBufferPointer(bytes)) {
                     return request
                 }
-                data += size
             }
             return nil
         }
     }
 
-    /// A memory access that ``memoryAccess(_:)`` left.
-    func claimedMemoryAccess(_ page: UnsafeMutablePointer<kvm_run>) -> GuestRequest? {
-        let offset = page.pointee.mmio.phys_addr - windowBase
-        let access = UnsafeMutableRawBufferPointer(
-            start: vmtally_mmio_data(page), count: min(8, Int(page.pointee.mmio.len)))
+    /// An access to memory that is not RAM, to its device if it has one.
+    func claimedMemoryAccess(_ access: borrowing VCPU.MemoryAccess, isRead: Bool) -> GuestRequest? {
+        let offset = access.address &- windowBase
+        guard offset < windowSize else {
+            if isRead { access.answer(.max) }
+            return nil
+        }
+        let data = access.data
         return slots.with(Int(offset >> 12)) { _, device in
-            if page.pointee.mmio.is_write == 0 {
-                device.read(UInt32(offset & 0xFFF), access)
-                return nil
-            }
-            return device.write(UInt32(offset & 0xFFF), UnsafeRawBufferPointer(access))
+            guard isRead else { return device.write(UInt32(offset & 0xFFF), UnsafeRawBufferPointer(data)) }
+            device.read(UInt32(offset & 0xFFF), data)
+            return nil
         }
     }
 

@@ -199,11 +199,11 @@ public struct SerialLoss: Equatable, Sendable, CustomStringConvertible {
 
     private var remedy: String {
         switch error {
-        case nil: "give --serial file=PATH, or more time"
-        case ENOSPC, EDQUOT, EFBIG: "make room there, or give --serial file=PATH elsewhere"
-        case EPIPE: "let the reader read to the end, or give --serial none"
-        case EBADF: "standard output is closed: give --serial file=PATH or none"
-        default: "give --serial file=PATH or none"
+        case nil: "send it to a file, or give the run more time"
+        case ENOSPC, EDQUOT, EFBIG: "make room there, or send it elsewhere"
+        case EPIPE: "let the reader read to the end, or have no output"
+        case EBADF: "standard output is closed: send it to a file, or have none"
+        default: "send it to a file, or have none"
         }
     }
 }

@@ -18,11 +18,8 @@ struct RareExits: ~Copyable {
     /// KVM_EXIT_MEMORY_FAULT (kvm/api.rst 5); after all others `exit_reason` is of an older exit.
     @inline(never)
     static func reason(ofError result: Int32, _ page: UnsafeMutablePointer<kvm_run>) -> UInt32 {
-        isMemoryFault(result, page) ? VMTALLY_KVM_EXIT_MEMORY_FAULT : UInt32(KVM_EXIT_INTR)
-    }
-
-    private static func isMemoryFault(_ result: Int32, _ page: UnsafeMutablePointer<kvm_run>) -> Bool {
-        result == -EFAULT && page.pointee.exit_reason == VMTALLY_KVM_EXIT_MEMORY_FAULT
+        let isMemoryFault = result == -EFAULT && page.pointee.exit_reason == VMTALLY_KVM_EXIT_MEMORY_FAULT
+        return isMemoryFault ? VMTALLY_KVM_EXIT_MEMORY_FAULT : UInt32(KVM_EXIT_INTR)
     }
 
     /// Handles what KVM_RUN returned with. False when the vCPU is not to run again.
@@ -30,71 +27,84 @@ struct RareExits: ~Copyable {
     mutating func handle(
         _ result: Int32, _ vcpu: borrowing VCPU, _ platform: Platform, _ control: RunControl
     ) -> Bool {
-        result == 0 ? handleExit(vcpu, platform, control) : interrupted(result, vcpu, control)
-    }
-
-    /// KVM_RUN returned an error.
-    private mutating func interrupted(_ result: Int32, _ vcpu: borrowing VCPU, _ control: RunControl) -> Bool {
-        guard result == -EINTR || result == -EAGAIN else {
-            let error = describe(errno: -result)
-            guard Self.isMemoryFault(result, vcpu.runPage) else { return fail(vcpu, control, "KVM_RUN: \(error)") }
-            let fault = vmtally_memory_fault(vcpu.runPage)
-            let range = "\(hex(fault.size)) bytes at \(hex(fault.gpa))"
-            return fail(vcpu, control, "KVM_EXIT_MEMORY_FAULT: \(error): \(range), flags \(hex(fault.flags))")
+        do throws(KVMError) {
+            return handle(try VCPU.Exit(after: result, runPage: vcpu.runPage), vcpu, platform, control)
+        } catch {
+            return fail(vcpu, control, "\(error)")
         }
-        // In this order: a stop that comes in between sets the flag again.
-        VCPU.cancelExitRequest(runPage: vcpu.runPage)
-        guard control.end == nil else { return false }
-        return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.arm(vcpu, .chance) }
     }
 
-    /// Handles an exit by its reason.
-    private mutating func handleExit(
-        _ vcpu: borrowing VCPU, _ platform: Platform, _ control: RunControl
+    /// Handles an exit, of KVM's or made up. False when the vCPU is not to run again.
+    mutating func handle(
+        _ exit: borrowing VCPU.Exit, _ vcpu: borrowing VCPU, _ platform: Platform, _ control: RunControl
     ) -> Bool {
-        let page = vcpu.runPage
-        switch Int32(truncatingIfNeeded: page.pointee.exit_reason) {
-        case KVM_EXIT_IO:
-            return goesOn(platform.claimedPortAccess(page), control)
-        case KVM_EXIT_MMIO:
-            return goesOn(platform.claimedMemoryAccess(page), control)
-        case KVM_EXIT_DEBUG:
-            return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.debugExit(vcpu) }
-        case KVM_EXIT_X86_RDMSR:
-            let value = interposer.readMSR(page.pointee.msr.index)
-            vmtally_answer_msr(page, value ?? 0, value == nil ? 1 : 0)
+        switch exit {
+        case .portIn(let access):
+            return goesOn(platform.claimedPortAccess(access, isRead: true), control)
+        case .portOut(let access):
+            return goesOn(platform.claimedPortAccess(access, isRead: false), control)
+        case .mmioRead(let access):
+            return goesOn(platform.claimedMemoryAccess(access, isRead: true), control)
+        case .mmioWrite(let access):
+            return goesOn(platform.claimedMemoryAccess(access, isRead: false), control)
+        case .readMSR(let access):
+            if let value = interposer.readMSR(access.index) { access.answer(value) } else { access.refuse() }
             return true
-        case KVM_EXIT_X86_WRMSR:
-            return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in
-                let msr = page.pointee.msr
-                let accepted = try rare.interposer.writeMSR(msr.index, msr.data, vcpu)
-                vmtally_answer_msr(page, msr.data, accepted ? 0 : 1)
+        case .writeMSR(let access):
+            let (index, value) = (access.index, access.value)
+            var isAccepted = false
+            let goesOn = attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in
+                isAccepted = try rare.interposer.writeMSR(index, value, vcpu)
             }
-        case KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_SET_TPR:
-            return true
-        case KVM_EXIT_HLT:
+            if isAccepted { access.answer() } else { access.refuse() }
+            return goesOn
+        case .debug:
+            return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.debugExit(vcpu) }
+        case .interrupted:
+            // In this order: a stop that comes in between sets the flag again.
+            VCPU.cancelExitRequest(runPage: vcpu.runPage)
+            guard control.end == nil else { return false }
+            return attempt(vcpu, control) { (rare, vcpu) throws(KVMError) in try rare.interposer.arm(vcpu, .chance) }
+        case .halt:
             // No device of ours interrupts: whatever IF says, nothing wakes this vCPU.
             control.halted()
             return false
-        case KVM_EXIT_IOAPIC_EOI:
-            ioAPIC?.endOfInterrupt(vector: page.pointee.eoi.vector)
+        case .endOfInterrupt(let vector):
+            ioAPIC?.endOfInterrupt(vector: vector)
             return true
-        case KVM_EXIT_SHUTDOWN where tripleFaultResets:
+        case .shutdown where tripleFaultResets:
             control.finish(.reset)
             return false
-        case KVM_EXIT_SHUTDOWN where isPC:
+        case .shutdown where isPC:
             let failure = GuestFailure(
                 vcpu: index, cause: "KVM_EXIT_SHUTDOWN", state: GuestState(vcpu, memory).description)
             control.finish(.tripleFault(failure))
             return false
-        case KVM_EXIT_SYSTEM_EVENT:
-            control.finish(.systemEvent(type: page.pointee.system_event.type))
+        case .shutdown:
+            return fail(vcpu, control, exit, "triple fault")
+        case .systemEvent(let type):
+            control.finish(.systemEvent(type: type))
             return false
-        case Int32(HostAnswers.exitReason):
-            interposer.cpuidExit(vmtally_cpuid_exit(page))
-            return true
-        case let reason:
-            return fail(vcpu, control, Self.cause(reason, page))
+        case .failedEntry(let reason, let cpu):
+            return fail(vcpu, control, exit, "hardware entry failure reason \(hex(reason)) on CPU \(cpu)")
+        case .internalError(let suberror):
+            return fail(vcpu, control, exit, Self.internalError(suberror))
+        case .exception(let vector, let errorCode):
+            return fail(vcpu, control, exit, "vector \(vector), error code \(hex(errorCode))")
+        case .unknown(let reason):
+            return fail(vcpu, control, exit, "hardware exit reason \(hex(reason))")
+        case .memoryFault(let address, let size, let flags):
+            return fail(
+                vcpu, control, exit,
+                "\(describe(errno: EFAULT)): \(hex(size)) bytes at \(hex(address)), flags \(hex(flags))")
+        case .other(let reason):
+            switch reason {
+            case UInt32(KVM_EXIT_IRQ_WINDOW_OPEN), UInt32(KVM_EXIT_SET_TPR): return true
+            case HostAnswers.exitReason:
+                interposer.cpuidExit(vmtally_cpuid_exit(vcpu.runPage))
+                return true
+            default: return fail(vcpu, control, exit, "an exit that this VMM does not handle")
+            }
         }
     }
 
@@ -110,6 +120,12 @@ struct RareExits: ~Copyable {
         let state = GuestState(vcpu, memory)
         control.finish(.failed(GuestFailure(vcpu: index, cause: cause, state: state.description)))
         return false
+    }
+
+    private func fail(
+        _ vcpu: borrowing VCPU, _ control: RunControl, _ exit: borrowing VCPU.Exit, _ cause: String
+    ) -> Bool {
+        fail(vcpu, control, "\(ReasonVocabulary.kvm.name(exit.reason)): \(cause)")
     }
 
     private mutating func attempt(
@@ -129,27 +145,6 @@ struct RareExits: ~Copyable {
             control.callOut(except: index)
         }
         return true
-    }
-
-    /// What went wrong, with the detail that the run page has (kvm/api.rst 5).
-    private static func cause(_ reason: Int32, _ page: UnsafeMutablePointer<kvm_run>) -> String {
-        let name = ReasonVocabulary.kvm.name(UInt32(bitPattern: reason))
-        switch reason {
-        case KVM_EXIT_SHUTDOWN:
-            return "\(name): triple fault"
-        case KVM_EXIT_FAIL_ENTRY:
-            let entry = page.pointee.fail_entry
-            return
-                "\(name): hardware entry failure reason \(hex(entry.hardware_entry_failure_reason)) on CPU \(entry.cpu)"
-        case KVM_EXIT_INTERNAL_ERROR:
-            return "\(name): \(internalError(page.pointee.internal.suberror))"
-        case KVM_EXIT_EXCEPTION:
-            return "\(name): vector \(page.pointee.ex.exception), error code \(hex(page.pointee.ex.error_code))"
-        case KVM_EXIT_UNKNOWN:
-            return "\(name): hardware exit reason \(hex(page.pointee.hw.hardware_exit_reason))"
-        default:
-            return "\(name): an exit that this VMM does not handle"
-        }
     }
 
     private static func internalError(_ suberror: UInt32) -> String {

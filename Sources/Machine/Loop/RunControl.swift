@@ -1,4 +1,3 @@
-import CLinux
 import CLinuxKVM
 import Glibc
 import KVM

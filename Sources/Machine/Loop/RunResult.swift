@@ -21,6 +21,8 @@ public struct RunResult: Sendable {
     public let time: VCPUTime?
     /// What had been counted when the guest said that its boot was over; nil if it did not.
     public let boot: BootReading?
+    /// What the guest's threads were confined to; nil: nothing.
+    public let sandbox: SandboxState?
     public let leaf: LeafReport
     /// Messages about devices that a guest caused over and over: those after the first few.
     public let withheldMessages: Int

@@ -1,4 +1,5 @@
 import Glibc
+import Linux
 
 /// The guest's RAM: one anonymous mapping, guest physical 0 upwards, with a hole below 4 GiB for devices.
 ///
@@ -17,18 +18,20 @@ public final class GuestMemory: @unchecked Sendable {
     /// Maps RAM. Pages cost nothing until touched.
     ///
     /// - Parameter hugePages: ask for transparent huge pages: one nested page fault for 2 MiB instead of 512.
-    /// - Throws: ``MachineError/memory(_:)`` when `mebibytes` is 0, more than the host's RAM, or cannot be mapped.
+    /// - Throws: ``MachineError/refused(_:)`` when `mebibytes` is 0, more than the host's RAM, or cannot be mapped.
     public init(mebibytes: Int, hugePages: Bool = false) throws(MachineError) {
         let installed = Self.installedMiB()
         guard mebibytes > 0, mebibytes <= installed else {
-            throw .memory("\(mebibytes) MiB asked for, the host has \(installed) MiB: give --memory 1 to \(installed)")
+            throw .refused(
+                .memory, "\(mebibytes) MiB asked for, the host has \(installed) MiB", "give 1 to \(installed) MiB")
         }
         size = UInt64(mebibytes) << 20
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
         guard let mapping = mmap(nil, Int(size) + (2 << 20), PROT_READ | PROT_WRITE, flags, -1, 0),
             mapping != MAP_FAILED
         else {
-            throw .memory("cannot map \(mebibytes) MiB (\(String(cString: strerror(errno)))): lower --memory")
+            throw .refused(
+                .memory, "cannot map \(mebibytes) MiB: \(describe(errno: errno))", "give the guest less")
         }
         // KVM maps 2 MiB at once only where the host's and the guest's addresses agree in their low 21 bits.
         let hugePage = 2 << 20

@@ -289,7 +289,7 @@ public struct BootComparisonPage: Sendable {
                     (
                         "",
                         [
-                            configuration.name, configuration.vmm, configuration.kernel.identity,
+                            configuration.name, configuration.vmm, configuration.kernel?.identity ?? "unknown",
                             configuration.initrd.map { "initrd \($0.identity)" }, configuration.commandLine,
                             "ends at \(configuration.marker)",
                         ].compactMap { $0 }.joined(separator: "; ")

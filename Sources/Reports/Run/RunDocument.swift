@@ -137,6 +137,7 @@ public struct RunDocument: Encodable, Sendable {
         public let guestCycles: UInt64
         public let userspaceCycles: UInt64
         public let blockedCycles: UInt64
+        public let preemptedCycles: UInt64
 
         enum CodingKeys: String, CodingKey {
             case vocabulary, total
@@ -144,6 +145,7 @@ public struct RunDocument: Encodable, Sendable {
             case guestCycles = "guest_cycles"
             case userspaceCycles = "userspace_cycles"
             case blockedCycles = "blocked_cycles"
+            case preemptedCycles = "preempted_cycles"
         }
 
         init(_ exits: ExitCounts, _ time: VCPUTime) {
@@ -155,6 +157,21 @@ public struct RunDocument: Encodable, Sendable {
             guestCycles = time.guest
             userspaceCycles = time.userspace
             blockedCycles = time.blocked
+            preemptedCycles = time.preempted
+        }
+    }
+
+    /// What the VMM's threads were confined to while the guest ran.
+    public struct Sandbox: Encodable, Sendable {
+        public let on: Bool
+        /// 0 where the host's kernel has no Landlock; absent without a sandbox.
+        public let landlockABI: Int?
+        /// The root of the process; absent without one of its own.
+        public let jail: String?
+
+        enum CodingKeys: String, CodingKey {
+            case on, jail
+            case landlockABI = "landlock_abi"
         }
     }
 
@@ -172,9 +189,10 @@ public struct RunDocument: Encodable, Sendable {
     /// Absent unless the host kernel has the patches of kernel-patch/.
     public let hardware: Hardware?
     public let leaf: Leaf
+    public let sandbox: Sandbox
 
     enum CodingKeys: String, CodingKey {
-        case schema, tool, host, vm, status, exits, kernel, hardware, leaf
+        case schema, tool, host, vm, status, exits, kernel, hardware, leaf, sandbox
         case wallNanoseconds = "wall_ns"
         case kernelMissing = "kernel_missing"
     }
@@ -199,6 +217,8 @@ public struct RunDocument: Encodable, Sendable {
         kernel = result.kernel.values
         kernelMissing = result.kernel.missing
         hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
+        sandbox = Sandbox(
+            on: result.sandbox != nil, landlockABI: result.sandbox?.landlock, jail: result.sandbox?.jail)
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered.total,
             meaningless: result.leaf.meaningless.values.reduce(0, +),

@@ -57,6 +57,7 @@ public struct RunTable: Sendable {
         table.add(row("total", hardware.pair))
         let times = [
             ("guest", time.guest), ("kernel", time.kernel), ("userspace", time.userspace), ("blocked", time.blocked),
+            ("preempted", time.preempted),
         ]
         let all = times.reduce(0) { $0 &+ $1.1 }
         let shares = times.map { "\($0.0) \(share($0.1, all))" }.joined(separator: ", ")

@@ -11,6 +11,9 @@ int ctest_answer_ioctl(unsigned long request, int error);
 /* A file of `size` zero bytes that has no name, or -1. */
 int ctest_memory_file(long size);
 
+/* A system call by its number, with arguments that mean nothing. Returns what it returns. */
+long ctest_call(long number);
+
 /* What a CPUID is answered with: EAX to EDX, which hold EAX and ECX of the question at first. */
 typedef void (*ctest_cpuid)(void *context, unsigned int *registers);
 

@@ -64,9 +64,27 @@ enum FabricatedExit {
         }
         thread.join()
         if refused.withLock({ $0 }) != 0 {
-            throw MachineError.system(call: "prctl(PR_SET_SECCOMP)", errno: refused.withLock { $0 })
+            throw MachineError.system(SystemError("prctl(PR_SET_SECCOMP)", errno: refused.withLock { $0 }))
         }
         return Outcome(end: control.end, tally: tally.snapshot())
+    }
+
+    /// What a made-up exit does to the run: its end, or nil when the vCPU goes on.
+    static func end(
+        of exit: consuming VCPU.Exit, _ vcpu: consuming VCPU, _ memory: GuestMemory? = nil
+    ) throws -> RunEnd? {
+        let memory = try memory ?? GuestMemory(mebibytes: 1)
+        let tally = try Tally()
+        let control = try RunControl(cpus: 1)
+        let plan = try LiveCPUIDPlan(.off, sites: [], cpus: 1, host: .none) { BreakpointSupport() }
+        var rare = RareExits(
+            index: 0, memory: memory, ioAPIC: nil,
+            interposer: CPUIDInterposer(
+                plan: plan, answers: TallyAnswers(own: tally, machine: [tally], tscKHz: 0), memory: memory),
+            tripleFaultResets: false)
+        let platform = MachineDevices(bareMetal: SerialOutput(.none), marker: BootMarker()).platform
+        let goesOn = rare.handle(exit, vcpu, platform, control)
+        return goesOn ? nil : control.end
     }
 
     /// A vCPU without KVM: a run page, and nothing that answers.

@@ -56,6 +56,7 @@ final class PortBus {
 
     /// A read from memory that is not RAM.
     func readMemory(_ address: UInt64, count: Int) -> [UInt8] {
+        run.pointee.exit_reason = UInt32(KVM_EXIT_MMIO)
         run.pointee.mmio.phys_addr = address
         run.pointee.mmio.len = UInt32(count)
         run.pointee.mmio.is_write = 0
@@ -68,14 +69,22 @@ extension Platform {
     /// What the exit loop and RareExits do with KVM_EXIT_IO, but for the end of a run.
     func handlePort(_ page: UnsafeMutablePointer<kvm_run>) {
         if !portAccess(page), !uartAccess(page) {
-            _ = claimedPortAccess(page)
+            switch VCPU.Exit(page) {
+            case .portIn(let access): _ = claimedPortAccess(access, isRead: true)
+            case .portOut(let access): _ = claimedPortAccess(access, isRead: false)
+            default: break
+            }
         }
     }
 
     /// Likewise with KVM_EXIT_MMIO.
     func handleMemory(_ page: UnsafeMutablePointer<kvm_run>) {
         if !memoryAccess(page) {
-            _ = claimedMemoryAccess(page)
+            switch VCPU.Exit(page) {
+            case .mmioRead(let access): _ = claimedMemoryAccess(access, isRead: true)
+            case .mmioWrite(let access): _ = claimedMemoryAccess(access, isRead: false)
+            default: break
+            }
         }
     }
 }

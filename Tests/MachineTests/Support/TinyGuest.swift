@@ -87,6 +87,7 @@ struct TinyGuest: Sendable {
         configuration.liveCPUID = .off
         configuration.serial = .capture
         configuration.timeoutMilliseconds = 3_600_000
+        configuration.sandbox.scope = .machineThreads
         configure(&configuration)
         return try elf.withUnsafeBytes { bytes in
             try Machine(

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Linux
 import Synchronization
 
 /// A disk in a file (virtio 1.2, 5.2).
@@ -56,7 +57,7 @@ final class VirtioBlock: VirtioBackend {
     let queueSizes: [UInt16] = [queueSize]
     let configuration: [UInt8]
 
-    private let descriptor: Int32
+    private let file: FileDescriptor
     private let isReadOnly: Bool
     /// Size in sectors.
     private let capacity: UInt64
@@ -70,34 +71,28 @@ final class VirtioBlock: VirtioBackend {
     let excess: UInt64
 
     /// - Parameter isOver: the run has ended: what is left of a request fails.
-    /// - Throws: ``MachineError/system(call:errno:)`` when the file cannot be opened, ``MachineError/configuration(_:)``
-    ///   when it cannot be a disk.
+    /// - Throws: ``MachineError/system(_:)`` when the file cannot be opened, ``MachineError/refused(_:)`` when it cannot be
+    ///   a disk.
     init(
         path: String, isReadOnly: Bool, isOver: @escaping @Sendable () -> Bool = { false }
     ) throws(MachineError) {
         // Not waiting for the other end of a FIFO.
-        let descriptor = open(path, (isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK)
-        guard descriptor >= 0 else { throw .system(call: "disk \(path)", errno: errno) }
+        file = try lifted { () throws(SystemError) in
+            try FileDescriptor(opening: path, (isReadOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK)
+        }
         var status = stat()
-        let size = fstat(descriptor, &status) == 0 ? lseek(descriptor, 0, SEEK_END) : -1
+        let size = fstat(file.rawValue, &status) == 0 ? lseek(file.rawValue, 0, SEEK_END) : -1
         let kind = status.st_mode & S_IFMT
-        let error: MachineError? =
-            if size < 0, kind == S_IFREG || kind == S_IFBLK {
-                .system(call: "disk \(path)", errno: errno)
-            } else if kind != S_IFREG, kind != S_IFBLK {
-                .configuration("disk \(path): neither a file nor a block device: give one of them")
-            } else if size < Self.sectorSize {
-                .configuration("disk \(path): \(size) bytes are less than a sector of 512: truncate -s 1M makes a disk")
-            } else {
-                nil
-            }
-        if let error {
-            close(descriptor)
-            throw error
+        guard kind == S_IFREG || kind == S_IFBLK else {
+            throw .refused(.devices, "disk \(path): neither a file nor a block device", "give one of them")
+        }
+        guard size >= 0 else { throw .system(SystemError(path, errno: errno)) }
+        guard size >= Self.sectorSize else {
+            throw .refused(
+                .devices, "disk \(path): \(size) bytes are less than a sector of 512", "truncate -s 1M makes a disk")
         }
         self.isOver = isOver
         excess = UInt64(size) % Self.sectorSize
-        self.descriptor = descriptor
         self.isReadOnly = isReadOnly
         capacity = UInt64(size) / Self.sectorSize
         var features = Feature.maximumSegments | Feature.blockSize | Feature.flush
@@ -117,10 +112,6 @@ final class VirtioBlock: VirtioBackend {
         bytes.add(UInt32(Self.rangeLimit))
         bytes.add(1 as UInt32)  // write_zeroes_may_unmap
         configuration = bytes
-    }
-
-    deinit {
-        close(descriptor)
     }
 
     /// Requests so far.
@@ -162,7 +153,7 @@ final class VirtioBlock: VirtioBackend {
             guard !isReadOnly, contains(header.sector, bytes: chain.readableCount) else { return (.ioError, 0) }
             return (transfer(chain.readable, at: header.sector, pwritev) ? .ok : .ioError, 0)
         case .flush:
-            return (fdatasync(descriptor) == 0 ? .ok : .ioError, 0)
+            return (fdatasync(file.rawValue) == 0 ? .ok : .ioError, 0)
         case .identify:
             var name = Array("vmtally".utf8)
             name += [UInt8](repeating: 0, count: 20 - name.count)
@@ -208,7 +199,7 @@ final class VirtioBlock: VirtioBackend {
                 continue
             }
             guard !isOver() else { return false }
-            let count = call(descriptor, piece, Int32(piece.count), offset)
+            let count = call(file.rawValue, piece, Int32(piece.count), offset)
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { return false }
             offset += off_t(count)
@@ -236,13 +227,13 @@ final class VirtioBlock: VirtioBackend {
             let keepSize: Int32 = 1
             let punchHole: Int32 = 2
             let zeroRange: Int32 = 16
-            if vmtally_fallocate(descriptor, punchHole | keepSize, offset, count) == 0 { continue }
+            if vmtally_fallocate(file.rawValue, punchHole | keepSize, offset, count) == 0 { continue }
             guard keepingZeroes else {
                 // A discard is a hint.
                 if errno == EOPNOTSUPP { continue }
                 return .ioError
             }
-            guard vmtally_fallocate(descriptor, zeroRange | keepSize, offset, count) == 0 || overwrite(offset, count)
+            guard vmtally_fallocate(file.rawValue, zeroRange | keepSize, offset, count) == 0 || overwrite(offset, count)
             else {
                 return .ioError
             }
@@ -256,7 +247,7 @@ final class VirtioBlock: VirtioBackend {
         while done < count {
             guard !isOver() else { return false }
             let written = zeroes.withUnsafeBytes {
-                pwrite(descriptor, $0.baseAddress, min($0.count, Int(count - done)), offset + done)
+                pwrite(file.rawValue, $0.baseAddress, min($0.count, Int(count - done)), offset + done)
             }
             if written < 0, errno == EINTR { continue }
             guard written > 0 else { return false }

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Linux
 import Synchronization
 
 /// A network card on a tap interface (virtio 1.2, 5.1), without offloads: plain Ethernet frames go both ways.
@@ -26,7 +27,9 @@ final class VirtioNetwork: VirtioBackend {
     let queueSizes: [UInt16] = [256, 256]
     let configuration: [UInt8]
     /// The interface. Readable: a frame has come.
-    let descriptor: Int32
+    private let file: FileDescriptor
+
+    var descriptor: Int32 { file.rawValue }
 
     private let state = Mutex(State())
     private let drained: @Sendable () -> Void
@@ -34,41 +37,34 @@ final class VirtioNetwork: VirtioBackend {
     /// - Parameters:
     ///   - descriptor: gives and takes a frame a call; owned from here on.
     ///   - drained: called when the descriptor is to be waited for.
-    init(descriptor: Int32, index: Int, drained: @escaping @Sendable (Int32) -> Void) {
-        self.descriptor = descriptor
+    init(descriptor file: consuming FileDescriptor, index: Int, drained: @escaping @Sendable (Int32) -> Void) {
+        let descriptor = file.rawValue
+        self.file = file
         self.drained = { drained(descriptor) }
         // Locally administered; QEMU's prefix for guests is another.
         configuration = [0x02, 0x56, 0x4D, 0x54, 0x00, UInt8(truncatingIfNeeded: index)]
         _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
     }
 
-    deinit {
-        close(descriptor)
-    }
-
     /// Opens a tap interface; one that does not exist is made, given the right to.
     ///
-    /// - Throws: ``MachineError/system(call:errno:)``.
-    static func openTap(_ name: String) throws(MachineError) -> Int32 {
+    /// - Throws: ``MachineError/system(_:)``.
+    static func openTap(_ name: String) throws(MachineError) -> FileDescriptor {
         let text = Array(name.utf8)
         guard !text.isEmpty, text.count < 16, !text.contains(0) else {
-            throw .configuration("--net tap=\(name): an interface has a name of 1 to 15 bytes")
+            throw .refused(.network, "'\(name)' is not an interface", "give a name of 1 to 15 bytes")
         }
-        let descriptor = open("/dev/net/tun", O_RDWR | O_CLOEXEC)
-        guard descriptor >= 0 else { throw .system(call: "/dev/net/tun", errno: errno) }
+        let file = try lifted { () throws(SystemError) in try FileDescriptor(opening: "/dev/net/tun", O_RDWR) }
         // struct ifreq: name, then flags IFF_TAP | IFF_NO_PI.
         var request = text + [UInt8](repeating: 0, count: 40 - text.count)
         request[16] = 0x02
         request[17] = 0x10
         let tunSetInterface: UInt = 0x4004_54CA
         let result = request.withUnsafeMutableBytes {
-            vmtally_ioctl_pointer(descriptor, tunSetInterface, $0.baseAddress)
+            vmtally_ioctl_pointer(file.rawValue, tunSetInterface, $0.baseAddress)
         }
-        guard result >= 0 else {
-            close(descriptor)
-            throw .system(call: "--net tap=\(name)", errno: -result)
-        }
-        return descriptor
+        guard result >= 0 else { throw .system(SystemError("tap interface \(name)", errno: -result)) }
+        return file
     }
 
     func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> QueueProgress {

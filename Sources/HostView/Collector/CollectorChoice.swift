@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+import ExitStats
+
+/// Which collector to use.
+public enum CollectorChoice: String, CaseIterable, Sendable {
+    /// The best that this host and this user's rights allow.
+    case auto
+    case module
+    case bpf
+    case tracefs
+    case statistics
+
+    /// - Returns: the collector, and why a better one could not be had, a line each.
+    public func make(
+        _ scope: CollectorScope, vcpus: Int
+    ) throws(CollectorError) -> (collector: any ExitCollector, refusals: [String]) {
+        switch self {
+        case .module: return (try ModuleCollector(scope), [])
+        case .bpf: return (try BPFCollector(scope, vcpus: vcpus), [])
+        case .tracefs: return (try TracefsCollector(scope), [])
+        case .statistics: return (try StatisticsCollector(scope), [])
+        case .auto:
+            var refusals: [String] = []
+            for choice in [CollectorChoice.bpf, .tracefs, .statistics] {
+                do {
+                    return (try choice.make(scope, vcpus: vcpus).collector, refusals)
+                } catch {
+                    refusals.append("\(choice.rawValue): \(error)")
+                }
+            }
+            throw CollectorError(cause: refusals.joined(separator: "\n"), remedy: "")
+        }
+    }
+}

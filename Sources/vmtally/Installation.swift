@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+
+/// Where what belongs to this program lies: below the prefix that it is installed in (Packaging/README.md), or in the
+/// checkout in whose build folder it is.
+enum Installation {
+    /// This program.
+    static let program: String = {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let length = max(0, readlink("/proc/self/exe", &buffer, buffer.count - 1))
+        return String(decoding: buffer.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }()
+    /// The emulated hosts' runner.
+    static var lab: String { share + "/Lab/run" }
+    /// How to get the lab, where it is missing.
+    static var labRemedy: String {
+        isInstalled ? "install vmtally-lab" : "run it from the build folder of a source checkout"
+    }
+    /// A program of its own that a subcommand runs: `vmtally-history`.
+    static func companion(_ name: String) -> String { (isInstalled ? libexec : programFolder) + "/" + name }
+    /// How to get it, where it is missing: its package, or its goal in the Makefile.
+    static func companionRemedy(_ name: String) -> String {
+        isInstalled ? "Install \(name)" : "Run make \(name.split(separator: "-").last ?? "")"
+    }
+    /// The Linux guest that is run when none is named.
+    static var guestFolder: String { isInstalled ? cache + "/guest" : programFolder + "/guest" }
+    static var guestRemedy: String { isInstalled ? "run vmtally-guest" : "run make guest" }
+
+    private static var programFolder: String { directory(of: program) }
+    private static var isInstalled: Bool { programFolder.hasSuffix("/bin") }
+    private static var libexec: String { directory(of: programFolder) + "/libexec/vmtally" }
+    /// Where the scripts of a checkout are, there or installed.
+    private static var share: String { isInstalled ? libexec : directory(of: programFolder) }
+
+    private static var cache: String {
+        if let folder = variable("VMTALLY_CACHE") { return folder }
+        if let folder = variable("XDG_CACHE_HOME") { return folder + "/vmtally" }
+        return (variable("HOME") ?? "/root") + "/.cache/vmtally"
+    }
+
+    private static func variable(_ name: String) -> String? {
+        getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+    }
+
+    private static func directory(of path: String) -> String {
+        path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
+    }
+}
