@@ -97,7 +97,7 @@ struct BootComparisonTests {
     @Test func differencesOfTheSetupAreSaid() {
         var other = Samples.configuration(runs: Samples.boots(9, seed: 1))
         other.memoryMiB = 512
-        other.kernel.version = "6.12"
+        other.kernel?.version = "6.12"
         let comparison = BootComparison(
             Samples.recording("A", [Samples.configuration(runs: Samples.boots(9, seed: 1))]),
             Samples.recording("B", [other]))

@@ -114,6 +114,21 @@ struct LabTests {
     }
 
     @Test(
+        "the module holds on stock kernels what kernel-module/README.md says of it", .serialized,
+        .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"),
+        arguments: [
+            Patched(
+                ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2", "demo"]),
+            Patched(ground: "svm", checks: ["story"]),
+            Patched(ground: "svm", checks: ["--version", "newest", "--quick", "late", "beside"]),
+            Patched(ground: "vmx", checks: ["--quick", "late", "emulated"]),
+        ])
+    func kernelModule(module: Patched) throws {
+        let run = try Lab.run(Lab.path("kernel-module/try"), [module.ground] + module.checks)
+        #expect(run.status == 0, "\(run.output)")
+    }
+
+    @Test(
         "the patched kernel's tally is KVM's own count, for our guests too",
         .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"), arguments: ["svm", "vmx"])
     func patchedFidelity(ground: String) throws {

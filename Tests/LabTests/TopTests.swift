@@ -3,13 +3,17 @@ import Foundation
 import TestSupport
 import Testing
 
-/// `vmtally top` as a person drives it: in a terminal of tmux, beside VMs that run.
-@Suite("top", .serialized, .enabled(if: TopTests.missing == nil, "\(TopTests.missing ?? "")"))
-struct TopTests {
+/// What the tests of the screen need.
+enum Screen {
     static let missing: String? = {
         guard geteuid() == 0, access("/dev/kvm", R_OK | W_OK) == 0 else { return "needs root and /dev/kvm" }
         return access("/usr/bin/tmux", X_OK) == 0 || Lab.isCI ? Lab.missing : "no tmux: apt-get install tmux"
     }()
+}
+
+/// `vmtally top` as a person drives it: in a terminal of tmux, beside VMs that run.
+@Suite("top", .serialized, .enabled(if: Screen.missing == nil, "\(Screen.missing ?? "")"))
+struct TopTests {
 
     private static let vmtally = Lab.path("build/vmtally")
 

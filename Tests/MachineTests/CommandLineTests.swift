@@ -243,7 +243,8 @@ struct CommandLineTests {
     // MARK: sandbox
 
     private func sandbox(_ outcome: CommandLineTool.Outcome) throws -> [String: Any] {
-        try #require(try #require(outcome.json, "\(outcome.error)")["sandbox"] as? [String: Any])
+        let document = try #require(outcome.json, "\(outcome.error)")
+        return try #require(document["sandbox"] as? [String: Any])
     }
 
     /// A thread's status as /proc has it, while the guest runs; and whether a descriptor of the shell's is still there.

@@ -34,7 +34,10 @@ import Testing
     }
 
     /// The first four characters of `GenuineIntel`, `AuthenticAMD`, `HygonGenuine`, `CentaurHauls`.
-    @Test(arguments: zip([0x756E_6547, 0x6874_7541, 0x6F67_7948, 0x746E_6543], [.vmx, .svm, .svm, .vmx]))
+    @Test(
+        arguments: [
+            (0x756E_6547, .vmx), (0x6874_7541, .svm), (0x6F67_7948, .svm), (0x746E_6543, .vmx),
+        ] as [(UInt32, TallyFeatures.Vocabulary)])
     func theVendorTellsTheVocabulary(vendor: UInt32, vocabulary: TallyFeatures.Vocabulary) {
         #expect(HostAnswers.vocabulary(vendor) == vocabulary)
     }
