@@ -156,7 +156,8 @@ struct RunCommand: ParsableCommand {
         configuration.devices = devices
         configuration.talliesByRIP = byRip != nil
         // A run may be long: better now than after it.
-        let stats = if let statsJson { try OutputFile(path: statsJson, confined: isConfined) } else { nil as OutputFile? }
+        let stats =
+            if let statsJson { try OutputFile(path: statsJson, confined: isConfined) } else { nil as OutputFile? }
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         let machine = try makeMachine(configuration)
