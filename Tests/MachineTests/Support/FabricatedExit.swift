@@ -81,7 +81,7 @@ enum FabricatedExit {
             index: 0, memory: memory, ioAPIC: nil,
             interposer: CPUIDInterposer(
                 plan: plan, answers: TallyAnswers(own: tally, machine: [tally], tscKHz: 0), memory: memory),
-            tripleFaultResets: false)
+            isPC: false, tripleFaultResets: false)
         let platform = MachineDevices(bareMetal: SerialOutput(.none), marker: BootMarker()).platform
         let goesOn = rare.handle(exit, vcpu, platform, control)
         return goesOn ? nil : control.end
