@@ -7,6 +7,10 @@ import Linux
 /// Needs no privilege beyond the machine's descriptor. What a kernel counts, and under which name, is its own business:
 /// the descriptors tell, and are read once. A read copies counters that other processors may be changing, so that two
 /// of them need not belong to the same instant.
+///
+/// ```swift
+/// let exits = try vcpu.statistics().read().first { $0.name == "exits" }?.value
+/// ```
 public struct BinaryStats: ~Copyable, Sendable {
     /// One counter, or one histogram, as a read found it.
     public struct Counter: Equatable, Sendable {

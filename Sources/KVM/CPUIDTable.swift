@@ -3,6 +3,12 @@ import Glibc
 import Linux
 
 /// The CPUID entries of a vCPU, or those that KVM could give one.
+///
+/// ```swift
+/// var table = try system.supportedCPUID()
+/// table[0x4000_0000]?.eax = 0x4000_0001
+/// try vcpu.setCPUID(table)
+/// ```
 public struct CPUIDTable: Equatable, Sendable {
     public var entries: [kvm_cpuid_entry2]
 

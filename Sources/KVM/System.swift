@@ -4,6 +4,12 @@ import Glibc
 import Linux
 
 /// `/dev/kvm`: what this host offers, and the way to a virtual machine (kvm/api.rst 4.1 to 4.5).
+///
+/// ```swift
+/// let system = try System()
+/// let vm = try system.createVM()
+/// print(system.check(.maxVCPUs), "vCPUs at most")
+/// ```
 public struct System: ~Copyable, Sendable {
     public let fd: FileDescriptor
     /// Bytes to map of a vCPU's descriptor: `kvm_run`, the port data page and the coalesced ring.

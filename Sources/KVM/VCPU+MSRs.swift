@@ -4,6 +4,13 @@ import Linux
 
 extension VCPU {
     /// The values of MSRs, in the order of `indices` (4.18).
+    ///
+    /// ```swift
+    /// let lstar: UInt32 = 0xC000_0082
+    /// try vcpu.setMSRs([(index: lstar, value: 0xFFFF_8000_0000_1000)])
+    /// let entry = try vcpu.msrs([lstar])[0]
+    /// ```
+    ///
     /// - Throws: `KVMError` that names the first index that KVM refuses.
     public func msrs(_ indices: [UInt32]) throws(KVMError) -> [UInt64] {
         try fd.readMSRs(indices)

@@ -2,6 +2,13 @@ import CLinuxKVM
 import Glibc
 
 /// Registers and events. All of them are the state between two `run()`s.
+/// A vCPU's state, one structure of the kernel's each.
+///
+/// ```swift
+/// var registers = try vcpu.registers()
+/// registers.rip = 0x1000
+/// try vcpu.setRegisters(registers)
+/// ```
 extension VCPU {
     /// RAX to R15, RIP and RFLAGS (4.11).
     public func registers() throws(KVMError) -> kvm_regs {

@@ -18,6 +18,13 @@ public struct SynchronizedRegisters: OptionSet, Sendable {
     public static let events = SynchronizedRegisters(rawValue: UInt64(KVM_SYNC_X86_EVENTS))
 }
 
+/// Registers through the run page, without an ioctl (kvm/api.rst 5, KVM_CAP_SYNC_REGS).
+///
+/// ```swift
+/// vcpu.copyOut(.general)
+/// _ = vcpu.run()
+/// let rip = vcpu.copies.pointee.regs.rip
+/// ```
 extension VCPU {
     /// The copies: `regs`, `sregs` and `events`.
     public var copies: UnsafeMutablePointer<kvm_sync_regs> { vmtally_sync_regs(runPage) }

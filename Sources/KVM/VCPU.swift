@@ -4,6 +4,14 @@ import Glibc
 import Linux
 
 /// A virtual processor. Its ioctls belong to one thread at a time; only `requestExit(runPage:)` is for others.
+///
+/// ```swift
+/// let vcpu = try vm.createVCPU(id: 0)
+/// try vcpu.setCPUID(try system.supportedCPUID())
+/// while try vcpu.run({ exit in
+///     if case .halt = exit { false } else { true }
+/// }) {}
+/// ```
 public struct VCPU: ~Copyable, @unchecked Sendable {
     public let fd: FileDescriptor
     /// The structure shared with the kernel: what to do on the next `run()`, and why the last one returned (5).

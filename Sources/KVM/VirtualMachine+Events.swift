@@ -10,6 +10,12 @@ public enum AddressSpace: Sendable {
 /// Guest accesses and interrupts that need no exit to userspace: through eventfds, and through the coalesced ring.
 extension VirtualMachine {
     /// Makes guest writes to `address` signal an eventfd instead of exiting (4.59).
+    ///
+    /// ```swift
+    /// let notified = eventfd(0, Int32(EFD_CLOEXEC))
+    /// try vm.registerIOEvent(notified, address: 0xD000_0050, length: 4, in: .memory)
+    /// ```
+    ///
     /// - Parameters:
     ///   - length: bytes of the write: 1, 2, 4, 8, or 0 for any (memory and, since Linux 4.4, ports).
     ///   - match: only writes of this value; the others exit.

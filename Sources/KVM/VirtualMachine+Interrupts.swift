@@ -57,6 +57,12 @@ extension VirtualMachine {
     }
 
     /// Raises or lowers an interrupt line of the in-kernel chips (4.25). For an edge do both.
+    ///
+    /// ```swift
+    /// try vm.createIRQChip()  // before any vCPU
+    /// try vm.irqLine(gsi: 4, level: true)
+    /// try vm.irqLine(gsi: 4, level: false)
+    /// ```
     public func irqLine(gsi: UInt32, level: Bool) throws(KVMError) {
         var request = kvm_irq_level()
         request.irq = gsi

@@ -44,6 +44,13 @@ extension VirtualMachine {
     ///
     /// Up to 16 ranges of up to 12,288 MSRs. x2APIC's MSRs (0x800 to 0x8FF) cannot be filtered. No ranges and
     /// `defaultAllow` removes the filter.
+    ///
+    /// ```swift
+    /// // RDMSR of MSR_PLATFORM_INFO comes as `VCPU.Exit.readMSR`.
+    /// try vm.enable(.x86UserSpaceMSR, UInt64(KVM_MSR_EXIT_REASON_FILTER))
+    /// try vm.setMSRFilter(
+    ///     defaultAllow: true, ranges: [MSRFilterRange(base: 0xCE, accesses: .read, allow: false)])
+    /// ```
     public func setMSRFilter(defaultAllow: Bool, ranges: [MSRFilterRange]) throws(KVMError) {
         let call = "KVM_X86_SET_MSR_FILTER"
         guard ranges.count <= Int(KVM_MSR_FILTER_MAX_RANGES) else {

@@ -6,7 +6,7 @@ extension VirtualMachine {
     /// (4.35).
     ///
     /// The memory at `host` must stay mapped until the slot is removed or the machine and its vCPUs are gone. All three
-    /// of `guestAddress`, `size` and `host` are page-aligned.
+    /// of `guestAddress`, `size` and `host` are page-aligned. For memory with an owner: ``GuestRAM``.
     /// - Parameter flags: `KVM_MEM_LOG_DIRTY_PAGES`, `KVM_MEM_READONLY` (writes then exit as MMIO).
     public func setMemoryRegion(
         slot: UInt32, flags: UInt32 = 0, guestAddress: UInt64, size: UInt64, host: UnsafeMutableRawPointer?

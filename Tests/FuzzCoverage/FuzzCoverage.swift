@@ -3,8 +3,8 @@ import Glibc
 
 // libFuzzer's side (https://llvm.org/docs/LibFuzzer.html): `make fuzz-coverage TARGET=name`. It has the main function.
 
-/// The target that VMTALLY_FUZZ_TARGET names.
-private let target: any FuzzTarget = {
+/// The target that VMTALLY_FUZZ_TARGET names. libFuzzer calls from one thread.
+private nonisolated(unsafe) let target: any FuzzTarget = {
     let name = getenv("VMTALLY_FUZZ_TARGET").map { String(cString: $0) } ?? ""
     guard let make = FuzzTargets.all[name] else {
         print("VMTALLY_FUZZ_TARGET is one of: \(FuzzTargets.all.keys.sorted().joined(separator: " "))")

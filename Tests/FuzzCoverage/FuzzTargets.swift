@@ -23,14 +23,23 @@ private struct Reader: FuzzTarget {
 }
 
 enum FuzzTargets {
-    static let all: [String: () throws -> any FuzzTarget] = [
-        "elf": elf, "bzimage": linux, "vmlinux": linux, "multiboot": multiboot, "symbols": symbols,
-        "kallsyms": { Reader { _ = Kallsyms($0).flatMap(SymbolTable.init)?.location(of: 0xFFFF_FFFF_8100_0000) } },
-        "recording": { Reader { _ = try? BootRecording(json: Array($0)) } },
-        "statistics": statistics, "virtio-block": { try VirtioTarget("block") },
-        "virtio-console": { try VirtioTarget("console") }, "virtio-network": { try VirtioTarget("network") },
-        "virtio-entropy": { try VirtioTarget("entropy") }, "exits": { try ExitTarget() },
-    ]
+    static var all: [String: () throws -> any FuzzTarget] {
+        [
+            "elf": elf, "bzimage": linux, "vmlinux": linux, "multiboot": multiboot, "symbols": symbols,
+            "kallsyms": kallsyms, "recording": recording, "statistics": statistics,
+            "virtio-block": { try VirtioTarget("block") }, "virtio-console": { try VirtioTarget("console") },
+            "virtio-network": { try VirtioTarget("network") }, "virtio-entropy": { try VirtioTarget("entropy") },
+            "exits": { try ExitTarget() },
+        ]
+    }
+
+    private static func kallsyms() -> any FuzzTarget {
+        Reader { _ = Kallsyms($0).flatMap(SymbolTable.init)?.location(of: 0xFFFF_FFFF_8100_0000) }
+    }
+
+    private static func recording() -> any FuzzTarget {
+        Reader { _ = try? BootRecording(json: Array($0)) }
+    }
 
     private static func elf() throws -> any FuzzTarget {
         let memory = try GuestMemory(mebibytes: 16)
@@ -95,10 +104,10 @@ private final class VirtioTarget: FuzzTarget {
 
     private func backend() -> (any VirtioBackend)? {
         switch kind {
-        case "block": try? VirtioBlock(path: "/proc/self/fd/\(descriptor)", isReadOnly: false)
-        case "console": VirtioConsole(output: SerialOutput(.none))
-        case "network": VirtioNetwork(descriptor: dup(descriptor), index: 0) { _ in }
-        default: VirtioEntropy()
+        case "block": return try? VirtioBlock(path: "/proc/self/fd/\(descriptor)", isReadOnly: false)
+        case "console": return VirtioConsole(output: SerialOutput(.none))
+        case "network": return VirtioNetwork(descriptor: FileDescriptor(owning: dup(descriptor)), index: 0) { _ in }
+        default: return VirtioEntropy()
         }
     }
 

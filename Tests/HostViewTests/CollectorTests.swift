@@ -80,7 +80,7 @@ struct RunningMachineTests {
 
 @Suite("TSC scale")
 struct TSCScaleTests {
-    @Test("ns and cycles, there and back", arguments: [0, 1, 1000, 2_700_000, 4_000_000] as [UInt64])
+    @Test("ns and cycles, there and back", arguments: [0, 1000, 2_700_000, 4_000_000] as [UInt64])
     func scale(kHz: UInt64) {
         let scale = TSCScale(kHz: kHz)
         let perSecond = kHz == 0 ? 1_000_000_000 : kHz * 1000
@@ -184,7 +184,7 @@ struct ExitMapsTests {
     func clear() throws {
         let made = MadeUpMaps(slots: 1, rows: 2, vocabulary: .svm)
         try made.slot(0, process: 7, thread: 9) { $0.exits = 1 }
-        try made.row(1, of: 0, place: 0, kind: 1, code: 0x72, count: 1, ns: 100)
+        try made.row(1, of: 0, place: 0, kind: 1, code: 0x72, count: 1, ns: 1000)
         made.maps.clear(try #require(made.maps.slot(0)))
         #expect(made.maps.slots.allSatisfy { $0 == 0 })
         #expect(made.maps.rows.allSatisfy { $0 == 0 })

@@ -96,14 +96,13 @@ struct LabTests {
                 ground: "svm",
                 checks: [
                     "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "storm", "selftests", "demo",
-                    "linux", "nested", "qemu",
+                    "linux", "nested",
                 ]),
             Patched(ground: "svm", checks: ["time", "preempt", "cost", "install"]),
             Patched(
                 ground: "svm",
                 checks: [
-                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs",
-                    "nested",
+                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "nested",
                 ]),
             Patched(ground: "vmx", checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux"]),
             Patched(ground: "vmx", checks: ["fastpath"]),
@@ -118,9 +117,9 @@ struct LabTests {
         .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"),
         arguments: [
             Patched(
-                ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2", "demo"]),
+                ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2"]),
             Patched(ground: "svm", checks: ["story"]),
-            Patched(ground: "svm", checks: ["--version", "newest", "--quick", "late", "beside"]),
+            Patched(ground: "svm", checks: ["--version", "newest", "--quick", "late", "l2"]),
             Patched(ground: "vmx", checks: ["--quick", "late", "emulated"]),
         ])
     func kernelModule(module: Patched) throws {

@@ -89,7 +89,7 @@ struct BenchTests {
     func unavailable() throws {
         let stuck = BenchKind("stuck", .interrupts, "", .haltTimer, .microseconds(3_600_000_000), in: .x2APIC)
         let kinds = try [Self.kind("rdpmc"), stuck, Self.kind("xsetbv"), Self.kind("pio-out"), Self.kind("cr8-read")]
-        let result = try Self.run(kinds)
+        let result = try Self.run(kinds, patience: 2000)
         let outcomes = Dictionary(uniqueKeysWithValues: result.rows.map { ($0.kind.name, $0.outcome) })
         guard case .unavailable(let reason)? = outcomes["stuck"] else {
             Issue.record("the kind that cannot end was measured")

@@ -344,7 +344,8 @@ struct CommandLineTests {
                 ".exits.by_reason[].cycles.p99: integer", ".exits.by_reason[].cycles.p999: integer",
                 ".exits.by_vcpu[].vcpu: integer", ".exits.by_vcpu[].count: integer",
                 ".exits.by_vcpu[].cycles: integer", ".kernel.*: integer", ".leaf.mode: string",
-                ".leaf.answered: integer", ".sandbox.on: integer", ".sandbox.landlock_abi: integer",
+                ".leaf.answered: integer", ".leaf.meaningless: integer", ".sandbox.on: integer",
+                ".sandbox.landlock_abi: integer",
             ])
         // No number has a fraction or an exponent.
         #expect(outcome.output.firstMatch(of: /[:,\[]-?[0-9]+[.eE]/) == nil)

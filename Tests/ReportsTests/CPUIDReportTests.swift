@@ -72,7 +72,7 @@ struct CPUIDReportTests {
                 leaf(TallyLeaf.total, CPUIDRegisters(TallyPair(count: 1 << 40, cycles: 123))),
             ])
         let tally = try #require(report.tally)
-        #expect(tally.signed && tally.version == 1 && tally.tscKhz == 2_700_000 && tally.vocabulary == "svm")
+        #expect(tally.signed && tally.version == 2 && tally.tscKhz == 2_700_000 && tally.vocabulary == "svm")
         #expect(tally.live == true && tally.perReason == true && tally.perVCPU == false)
         #expect(tally.exits == 1 << 40 && tally.cycles == 123)
         #expect(report.text().contains("exits 1099511627776, cycles 123"))

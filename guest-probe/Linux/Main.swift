@@ -61,7 +61,9 @@ func explain(_ failure: Page.Failure, _ via: Options.Via) -> Bool {
 func looksAlive(_ tally: inout Tally) -> Bool {
     let first = tally.total(.machine)
     let second = tally.total(.machine)
-    return second.count > first.count
+    // 32 bits, which may wrap in between.
+    let growth = UInt32(truncatingIfNeeded: second.count &- first.count)
+    return growth > 0 && growth < 1 << 31
 }
 
 func help() {

@@ -180,7 +180,7 @@ public final class BPFCollector: ExitCollector {
         let said = messages.text
         return CollectorError(
             cause: "the kernel refuses the BPF programs: \(String(cString: strerror(error)))",
-            remedy: (said.isEmpty ? "" : said + "\n") + "--collector tracefs does without")
+            remedy: (said.isEmpty ? "" : said + "\n") + "the tracefs collector does without")
     }
 
     public func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits] {

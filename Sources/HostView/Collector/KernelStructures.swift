@@ -38,7 +38,7 @@ struct KernelStructures {
             guard let structures = Self(types, vocabulary) else {
                 throw CollectorError(
                     cause: "the types of \(module) are not those that this program knows",
-                    remedy: "this kernel is newer: use --collector tracefs")
+                    remedy: "this kernel is newer: use the tracefs collector")
             }
             self = structures
             return

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import Linux
 
 /// Small files that another process or the kernel wrote: bounded, and never trusted.
 enum TextFile {
@@ -9,19 +10,25 @@ enum TextFile {
     }
 
     static func bytes(_ path: String, limit: Int = 1 << 16) throws(CollectorError) -> [UInt8] {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        guard descriptor >= 0 else { throw failed(path) }
-        defer { close(descriptor) }
+        let file = try open(path)
         var bytes = [UInt8](repeating: 0, count: limit)
         var filled = 0
         while filled < limit {
-            let count = bytes[filled...].withUnsafeMutableBytes { Glibc.read(descriptor, $0.baseAddress, $0.count) }
+            let count = bytes[filled...].withUnsafeMutableBytes { Glibc.read(file.rawValue, $0.baseAddress, $0.count) }
             if count < 0, errno == EINTR { continue }
             guard count >= 0 else { throw failed(path) }
             guard count > 0 else { break }
             filled += count
         }
         return Array(bytes.prefix(filled))
+    }
+
+    private static func open(_ path: String) throws(CollectorError) -> FileDescriptor {
+        do throws(SystemError) {
+            return try FileDescriptor(opening: path, O_RDONLY | O_NONBLOCK)
+        } catch {
+            throw CollectorError(cause: "\(error)", remedy: "")
+        }
     }
 
     private static func failed(_ path: String) -> CollectorError {
