@@ -12,8 +12,8 @@ RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -
 STRICT := $(if $(CI),-Xswiftc -warnings-as-errors --explicit-target-dependency-import-check error)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test test-asan fuzz fuzz-coverage guest module lint bench-loop bench-start bench-check examples install uninstall deb tarball \
-	clean clean-cache always
+.PHONY: demo build history test test-asan fuzz fuzz-coverage inject guest module lint bench-loop bench-start bench-check \
+	examples install uninstall deb tarball clean clean-cache always
 
 demo: build
 	build/vmtally demo
@@ -34,6 +34,9 @@ fuzz:
 	VMTALLY_FUZZ=$(INPUTS) $(SWIFT) test -c release --scratch-path .build-fuzz -Xswiftc -enable-testing \
 		-Xswiftc -assert-config -Xswiftc Debug --filter FuzzTests
 
+# Each system call of a run fails once, in each way: docs/reliability.md.
+inject: build
+	scripts/inject
 # The same parts by what their code does with an input: libFuzzer, which keeps each input that reaches something new.
 # TARGET is one of those in Tests/FuzzCoverage/FuzzTargets.swift. A crash leaves its input in build/fuzz.
 TARGET ?= elf

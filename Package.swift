@@ -58,8 +58,8 @@ let package = Package(
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "Bench", "BootRecords", "Boots", "CNCurses", "ExitStats", "GuestCode", "HostView", "KVM", "Linux",
-                "LiveView", "Machine", "ProbeImage", "Rendering", "Reports",
+                "Bench", "BootRecords", "Boots", "CLinux", "CNCurses", "ExitStats", "GuestCode", "HostView", "KVM",
+                "Linux", "LiveView", "Machine", "ProbeImage", "Rendering", "Reports",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
@@ -86,7 +86,9 @@ let package = Package(
             ]),
         .testTarget(
             name: "FuzzTests",
-            dependencies: ["CLinuxKVM", "CTestSupport", "GuestCode", "Linux", "Machine", "SeededRandom"],
+            dependencies: [
+                "BootRecords", "CLinuxKVM", "CTestSupport", "GuestCode", "Linux", "Machine", "Reports", "SeededRandom",
+            ],
             exclude: ["Corpus"]),
         .testTarget(name: "LabTests", dependencies: ["TestSupport"], exclude: ["Scripts", "totals"]),
         .testTarget(

@@ -19,7 +19,9 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "GRDB", package: "GRDB.swift"),
             ]),
-        .testTarget(name: "HistoryTests", dependencies: ["vmtally-history"]),
+        .testTarget(
+            name: "HistoryTests",
+            dependencies: ["vmtally-history", .product(name: "GRDB", package: "GRDB.swift")]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -68,14 +68,18 @@ public final class Bench {
     /// The last of the CPUs that the process may use: the first one has the most to do beside.
     private var pins: [Int32] { options.pins ? Array(allowed.suffix(options.cpus).reversed()) : [] }
 
-    public func run(_ report: (Progress) -> Void) throws(MachineError) -> BenchResult {
+    /// - Parameter report: false: enough; the kinds that have been measured are the result.
+    public func run(_ report: (Progress) -> Bool) throws(MachineError) -> BenchResult {
         let start = monotonicNanoseconds()
         var reasons: [String: String] = [:]
         var records: [String: BenchRecord] = [:]
         var plans: [Plan] = []
         let share = options.seconds / Double(options.kinds.count + 1)
         for kind in [Self.overhead] + options.kinds {
-            report(.trying(kind.name))
+            guard report(.trying(kind.name)) else {
+                reasons[kind.name] = Self.cutOff
+                continue
+            }
             switch try attempt(kind, share: share) {
             case .success(let plan):
                 plans.append(plan)
@@ -91,7 +95,7 @@ public final class Bench {
         var generator = SplitMix64(seed: options.seed)
         order.shuffle(using: &generator)
         for (done, index) in order.enumerated() {
-            report(.measuring(done, order.count))
+            guard report(.measuring(done, order.count)) else { break }
             let plan = plans[index]
             // On a busy machine all takes longer than planned: then the median has to do with fewer blocks.
             let isLate = monotonicNanoseconds() - start > latest && records[plan.kind.name]?.blocks ?? 0 >= 6
@@ -103,12 +107,12 @@ public final class Bench {
             case .failure(let reason): reasons[plan.kind.name] = reason.text
             }
         }
-        report(.measuring(order.count, order.count))
+        _ = report(.measuring(order.count, order.count))
         let overhead = records[Self.overhead.name]?.measurement(Self.overhead, overhead: 0)?.p50 ?? 0
         let rows = options.kinds.map { kind -> BenchResult.Row in
             if let reason = reasons[kind.name] { return BenchResult.Row(kind: kind, outcome: .unavailable(reason)) }
             guard let measurement = records[kind.name]?.measurement(kind, overhead: overhead) else {
-                return BenchResult.Row(kind: kind, outcome: .unavailable("no block was run"))
+                return BenchResult.Row(kind: kind, outcome: .unavailable(Self.cutOff))
             }
             return BenchResult.Row(kind: kind, outcome: .measured(measurement))
         }
@@ -119,6 +123,8 @@ public final class Bench {
 
     /// Two readings of the TSC and nothing in between.
     private static let overhead = BenchKind("empty", .instructions, "", .empty)
+
+    private static let cutOff = "not measured: the bench was cut off"
 
     private struct Plan {
         let kind: BenchKind

@@ -7,6 +7,8 @@ public struct BenchResult: Sendable {
     public struct Row: Sendable {
         public let kind: BenchKind
         public let outcome: Outcome
+
+        public var isMeasured: Bool { if case .measured = outcome { true } else { false } }
     }
 
     public enum Outcome: Sendable {

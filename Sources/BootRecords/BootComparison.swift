@@ -113,6 +113,7 @@ public struct BootComparison: Sendable {
         _ effort: (resamples: Int, permutations: Int)
     ) -> [Row] {
         let quantities = quantities(before.runs, after.runs, sameBackend: sameBackend)
+        let effort = bounded(effort, numbers: quantities.count * (before.runs.count + after.runs.count))
         var generator = SplitMix64(seed: seed)
         let judged = quantities.indices.filter { quantities[$0].isJudged }
         let values = Statistics.differing(
@@ -135,6 +136,16 @@ public struct BootComparison: Sendable {
 
     /// - Parameter sameBackend: hosts of different vendors have neither exits nor their reasons in common: of those only
     ///   totals are shown, and nothing is judged.
+    /// Less of both where there are very many numbers to go over each time: some seconds at most, whatever the file.
+    private static func bounded(
+        _ effort: (resamples: Int, permutations: Int), numbers: Int
+    ) -> (resamples: Int, permutations: Int) {
+        (
+            min(effort.resamples, max(200, 200_000_000 / max(1, numbers))),
+            min(effort.permutations, max(2000, 4_000_000_000 / max(1, numbers)))
+        )
+    }
+
     private static func quantities(_ before: [BootRun], _ after: [BootRun], sameBackend: Bool) -> [Quantity] {
         var quantities: [Quantity] = []
         func add(_ group: Group, _ name: String, whole: Double, judged: Bool = true, _ value: (BootRun) -> Double?) {
@@ -199,6 +210,9 @@ public struct BootComparison: Sendable {
         differ("initrd", before.initrd?.identity ?? "none", after.initrd?.identity ?? "none")
         differ("command line", before.commandLine, after.commandLine)
         differ("marker", before.marker, after.marker)
+        for recording in [baseline, candidate] where recording.cutOff == true {
+            remarks.append("\(recording.label) was cut off: not all of its boots were made")
+        }
         differ(
             "VM exits counted by", before.runs[0].hardware?.source.rawValue ?? "nobody",
             after.runs[0].hardware?.source.rawValue ?? "nobody")

@@ -48,10 +48,13 @@ public struct BootRecording: Codable, Equatable, Sendable {
     public var seed: UInt64
     public var host: Host
     public var configurations: [BootConfiguration]
+    /// True: a signal ended the recording before all boots were made. Absent otherwise.
+    public var cutOff: Bool?
 
     enum CodingKeys: String, CodingKey {
         case schema, tool, label, recorded, seed, host, configurations
         case protocolName = "protocol"
+        case cutOff = "cut_off"
     }
 
     public init(
@@ -89,6 +92,7 @@ public struct BootRecording: Codable, Equatable, Sendable {
             throw BootRecordingError("damaged recording: no runs of \(configuration.name)")
         }
         guard !configurations.isEmpty else { throw BootRecordingError("damaged recording: no configurations") }
+        if let problem = problem() { throw BootRecordingError("damaged recording: \(problem)") }
     }
 
     private static func describe(_ error: any Error) -> String {

@@ -19,6 +19,10 @@ package final class BootSession: Sendable {
         package var failures = 0
         var interrupted: Int32?
         var tscKHz: UInt32 = 0
+        /// How to call off the boots in progress, by worker.
+        var running: [Int: @Sendable (Int32) -> Void] = [:]
+        /// Workers that have not ended.
+        var workers = 0
     }
 
     private let setups: [BootSetup]
@@ -66,39 +70,63 @@ package final class BootSession: Sendable {
     }
 
     /// Boots all, so many at a time.
+    ///
+    /// Signals come to this thread alone: it calls off the boots in progress, and what has been recorded stays.
     package func run(parallel: Int) throws {
-        if parallel == 1 {
-            work(signals: [SIGINT, SIGTERM], worker: 0)
-        } else {
-            var threads: [Thread] = []
-            defer { threads.forEach { $0.join() } }
-            for worker in 0..<parallel {
-                threads.append(try Thread(name: "boots") { self.work(signals: [], worker: worker) })
+        let signals = try EndingSignals(EndingSignal.all)
+        var threads: [Thread] = []
+        defer { threads.forEach { $0.join() } }
+        state.withLock { $0.workers = parallel }
+        for worker in 0..<parallel {
+            do {
+                threads.append(try Thread(name: "boots") { self.work(worker: worker) })
+            } catch {
+                callOff(SIGTERM)
+                throw error
             }
         }
-        if let signal = state.withLock({ $0.interrupted }) {
-            // As if it had not been held back.
-            Glibc.signal(signal, SIG_DFL)
-            raise(signal)
+        var waiting = pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0)
+        while state.withLock({ $0.workers > 0 }) {
+            if poll(&waiting, 1, 50) > 0, let signal = signals.next() { callOff(signal) }
         }
     }
 
-    private func work(signals: [Int32], worker: Int) {
+    /// No boot begins any more, and those in progress end.
+    private func callOff(_ signal: Int32) {
+        let running = state.withLock { state in
+            state.interrupted = state.interrupted ?? signal
+            state.waiting = []
+            return Array(state.running.values)
+        }
+        running.forEach { $0(signal) }
+    }
+
+    /// The signal that called it off.
+    package var interrupted: Int32? { state.withLock { $0.interrupted } }
+
+    private func work(worker: Int) {
+        defer { state.withLock { $0.workers -= 1 } }
         while let (index, number) = next() {
             let setup = setups[index]
+            // A boot that begins as the signal comes is told of it too.
+            let stoppable: @Sendable (@escaping @Sendable (Int32) -> Void) -> Void = { stop in
+                let signal = self.state.withLock { state in
+                    state.running[worker] = stop
+                    return state.interrupted
+                }
+                signal.map(stop)
+            }
+            defer { state.withLock { $0.running[worker] = nil } }
             do {
                 let outcome: BootOutcome
                 if let vmm = setup.vmm {
-                    outcome = try OtherBoot(setup: setup, command: vmm).run("\(worker)")
+                    outcome = try OtherBoot(setup: setup, command: vmm).run("\(worker)", stoppable)
                 } else {
-                    outcome = try OwnBoot(setup: setup, signals: signals).run("\(worker)")
+                    outcome = try OwnBoot(setup: setup).run("\(worker)", stoppable)
                 }
                 record(outcome, of: index, number)
-            } catch let interruption as BootInterrupted {
-                state.withLock { state in
-                    state.interrupted = interruption.signal
-                    state.waiting = []
-                }
+            } catch is BootInterrupted {
+                return
             } catch {
                 state.withLock { $0.failures += 1 }
                 report("vmtally: boot \(number + 1) of \(total), \(setup.name): \(error)")

@@ -8,11 +8,13 @@ import Machine
 /// One boot in a new machine of ours.
 struct OwnBoot {
     let setup: BootSetup
-    /// Signals that end it.
-    let signals: [Int32]
 
-    /// - Parameter name: tells apart the traces of this process.
-    func run(_ name: String) throws -> BootOutcome {
+    /// - Parameters:
+    ///   - name: tells apart the traces of this process.
+    ///   - stoppable: gets what calls the boot off.
+    func run(
+        _ name: String, _ stoppable: (@escaping @Sendable (Int32) -> Void) -> Void
+    ) throws -> BootOutcome {
         var configuration = MachineConfiguration()
         configuration.cpus = setup.cpus
         configuration.memoryMiB = setup.memoryMiB
@@ -21,7 +23,6 @@ struct OwnBoot {
         configuration.serial = .capture
         configuration.devices.console = setup.console.device
         configuration.timeoutMilliseconds = max(1, Int(setup.timeout * 1000))
-        configuration.endingSignals = signals
         configuration.sandbox.scope = .machineThreads
         configuration.bootMarker.text = setup.markerText.map { Array($0.utf8) } ?? []
         configuration.bootMarker.endsRun = !setup.wantsLog
@@ -39,6 +40,7 @@ struct OwnBoot {
             machine = try Machine(
                 configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: setup.commandLine)))
         }
+        stoppable(machine.interrupt)
         let result = try machine.run()
         let console = String(decoding: machine.output.captured, as: UTF8.self)
         if case .interrupted(let signal) = result.end {
@@ -89,12 +91,20 @@ extension BootOutcome {
         let userspace = try trace.userspaceExits()
         let exits = try trace.virtualMachineExits()
         guard let begin = trace.begin ?? (userspace.series + (exits?.series ?? [])).map(\.time).min() else { return }
+        let dropped = userspace.droppedFromSeries + (exits?.droppedFromSeries ?? 0)
+        if dropped > 0 {
+            remark = "no exits over time or by phase: the kernel's histogram lost \(dropped)"
+        }
         func relative(_ exits: TracedExits) -> [(reason: String, time: UInt64, count: UInt64)] {
             exits.series.map { (exits.name($0.code), $0.time > begin ? $0.time - begin : 0, $0.count) }
         }
-        userspaceSeries = relative(userspace)
+        if dropped == 0 {
+            userspaceSeries = relative(userspace)
+        }
         guard let exits else { return }
-        hardwareSeries = relative(exits)
+        if dropped == 0 {
+            hardwareSeries = relative(exits)
+        }
         addresses = try trace.addresses()
         hardware = exits.counts
     }

@@ -29,6 +29,8 @@ public struct ELF64: Equatable, Sendable {
     /// More would be no guest of ours; the limit bounds the time a hostile file can take.
     package static let maximumHeaders = 128
     static let maximumSites = 64
+    /// Bytes of a segment of notes that are looked through.
+    private static let maximumNotes = 1 << 20
 
     private static let executable: UInt16 = 2
     private static let machine: UInt16 = 62
@@ -84,7 +86,8 @@ public struct ELF64: Equatable, Sendable {
         return segments
     }
 
-    /// Looks through the segments of notes: each has name size, descriptor size and type, then both, 4-byte aligned.
+    /// Looks through the segments of notes: each has name size, descriptor size and type, then both, aligned to 4 bytes, or
+    /// to 8 in a segment that is.
     private static func pvhEntry(_ file: CheckedBytes) throws(ImageError) -> UInt32? {
         let offset = try file.load(UInt64.self, at: 32)
         let count = Int(try file.load(UInt16.self, at: 56))
@@ -93,19 +96,20 @@ public struct ELF64: Equatable, Sendable {
             guard try header.load(UInt32.self, at: 0) == note else { continue }
             let range = try file.range(
                 try header.load(UInt64.self, at: 8), 0, count: try header.load(UInt64.self, at: 32))
-            let notes = CheckedBytes(UnsafeRawBufferPointer(rebasing: file.bytes[range]))
+            let notes = CheckedBytes(UnsafeRawBufferPointer(rebasing: file.bytes[range.prefix(maximumNotes)]))
+            let mask = try header.load(UInt64.self, at: 48) == 8 ? 7 : 3
             var place = 0
             while place + 12 <= notes.bytes.count {
                 let nameSize = Int(try notes.load(UInt32.self, at: place))
                 let size = Int(try notes.load(UInt32.self, at: place + 4))
                 let type = try notes.load(UInt32.self, at: place + 8)
-                let contents = place + 12 + ((nameSize + 3) & ~3)
+                let contents = (place + 12 + nameSize + mask) & ~mask
                 if type == physicalEntryNote, nameSize == 4, size >= 4,
                     try notes.load(UInt32.self, at: place + 12) == 0x006E_6558  // "Xen"
                 {
                     return try notes.load(UInt32.self, at: contents)
                 }
-                place = contents + ((size + 3) & ~3)
+                place = (contents + size + mask) & ~mask
             }
         }
         return nil
@@ -160,6 +164,8 @@ public enum ImageError: Error, Equatable, CustomStringConvertible, Sendable {
         case .malformed(let part): "malformed or truncated: \(part)"
         case .overlap(let range): "two segments claim \(hex(range)): relink it without overlap"
         case .entryOutside(let entry): "its entry \(hex(entry)) lies in no segment"
+        case .outsideMemory(let range) where range.lowerBound < 0x10_0000 && range.upperBound <= 0x10_0000:
+            "\(hex(range)) is where the machine's tables and the BIOS area are: link it to 0x100000 or above"
         case .outsideMemory(let range):
             "\(hex(range)) is outside guest RAM or used by the boot structures at its end: give the guest more RAM or relink"
         }

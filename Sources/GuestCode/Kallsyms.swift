@@ -25,10 +25,12 @@ package struct Kallsyms {
     private static let nameBytesLimit = 64 << 20
     /// Places that look like a token index; a kernel has one.
     private static let attemptLimit = 64
+    /// Numbers, names and bytes of names gone over in all attempts together: ten times what a kernel takes.
+    private static let workLimit = 1 << 27
 
     /// - Parameter image: the kernel's own image in RAM, at a multiple of 8.
     package init?(_ image: UnsafeRawBufferPointer) {
-        let tables = Tables(image)
+        let tables = Tables(image, Work(Self.workLimit))
         var attempts = 0
         for place in stride(from: 0, through: image.count - Self.tokenCount * 2, by: 8)
         where tables.isTokenIndex(place) {
@@ -37,16 +39,30 @@ package struct Kallsyms {
                 self.symbols = symbols
                 return
             }
-            guard attempts < Self.attemptLimit else { return nil }
+            guard attempts < Self.attemptLimit, tables.work.isLeft else { return nil }
         }
         return nil
     }
 
+    /// What may still be done before the guest's tables are given up.
+    private final class Work {
+        private var left: Int
+
+        init(_ limit: Int) {
+            left = limit
+        }
+
+        func add(_ amount: Int) { left -= amount }
+        var isLeft: Bool { left > 0 }
+    }
+
     private struct Tables {
         let image: UnsafeRawBufferPointer
+        let work: Work
 
-        init(_ image: UnsafeRawBufferPointer) {
+        init(_ image: UnsafeRawBufferPointer, _ work: Work) {
             self.image = image
+            self.work = work
         }
 
         private func load<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type, at place: Int) -> T? {
@@ -115,7 +131,8 @@ package struct Kallsyms {
                 max(1, (symbols + Kallsyms.markerSpan - 1) / Kallsyms.markerSpan)
             }
             var found = markers(endingAt: end)
-            for size in stride(from: 8, through: min(end, 3 * Kallsyms.symbolLimit), by: 8) where found.count < 4 {
+            for size in stride(from: 8, through: min(end, 3 * Kallsyms.symbolLimit), by: 8) {
+                guard found.count < 4, work.isLeft else { break }
                 // Padding leaves the number of symbols open by two.
                 for count in markerCount((size - 5) / 3)...markerCount(size / 3) {
                     found += markers(at: end - size - aligned(count * 4), count)
@@ -129,9 +146,17 @@ package struct Kallsyms {
             guard load(UInt32.self, at: place) == 0, count == 1 || load(UInt32.self, at: place + 4) ?? 0 > 0 else {
                 return []
             }
-            let offsets = (0..<count).compactMap { load(UInt32.self, at: place + $0 * 4) }
-            let isIncreasing = zip(offsets, offsets.dropFirst()).allSatisfy { $0 < $1 }
-            return isIncreasing && offsets.count == count ? [(place, offsets)] : []
+            var offsets: [UInt32] = []
+            for index in 0..<count {
+                guard let offset = load(UInt32.self, at: place + index * 4), index == 0 || offset > offsets[index - 1]
+                else {
+                    work.add(index)
+                    return []
+                }
+                offsets.append(offset)
+            }
+            work.add(count)
+            return [(place, offsets)]
         }
 
         /// However many: from the last one down to 0.
@@ -142,6 +167,7 @@ package struct Kallsyms {
                 place -= 4
             }
             var last = UInt32.max
+            work.add(Kallsyms.symbolLimit / Kallsyms.markerSpan)
             for count in 1...(Kallsyms.symbolLimit / Kallsyms.markerSpan) {
                 guard let offset = load(UInt32.self, at: place), offset < last else { return [] }
                 if offset == 0 {
@@ -176,6 +202,8 @@ package struct Kallsyms {
         /// Bytes of so many names.
         private func length(_ count: Int, at start: Int) -> Int? {
             var place = start
+            work.add(count)
+            guard work.isLeft else { return nil }
             for _ in 0..<count {
                 guard let (size, header) = nameSize(at: place) else { return nil }
                 place += header + size
@@ -210,7 +238,8 @@ package struct Kallsyms {
                 for token in image[place + header..<place + header + size] {
                     texts.append(contentsOf: tokens[Int(token)])
                 }
-                guard texts.count - start >= 2 else { return nil }
+                work.add(texts.count - start)
+                guard texts.count - start >= 2, work.isLeft else { return nil }
                 ends.append(texts.count)
                 place += header + size
             }

@@ -154,6 +154,8 @@ extension SymbolTable {
     private struct Collector {
         private(set) var symbols: [Symbol] = []
         private(set) var names: [UInt8] = []
+        /// Entries looked at, those without a name of code among them.
+        private var looked = 0
 
         /// nm(1): t and T are code, w and W weak symbols, which in a kernel's text are code as well.
         mutating func add(_ name: some Sequence<UInt8>, at address: UInt64, kind: UInt8) {
@@ -239,6 +241,9 @@ extension SymbolTable {
         private mutating func readSymbols(
             _ table: CheckedBytes, names strings: UnsafeRawBufferPointer, _ sectionIsCode: [Bool]
         ) throws(ImageError) {
+            // A broken file may have many tables, all of them the whole file.
+            looked += table.bytes.count / 24
+            guard looked <= 4 * SymbolTable.limit else { throw .malformed("symbol tables larger than any kernel's") }
             for start in stride(from: 0, to: table.bytes.count / 24 * 24, by: 24) {
                 let info = try table.load(UInt8.self, at: start + 4)
                 let section = Int(try table.load(UInt16.self, at: start + 6))

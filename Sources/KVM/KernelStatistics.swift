@@ -1,3 +1,6 @@
+import Glibc
+import Linux
+
 /// KVM's counters of a machine and of its vCPUs, to be read while they run.
 ///
 /// The descriptors are there from the start: to ask a vCPU for its own waits until its KVM_RUN returns.
@@ -19,10 +22,10 @@ package final class KernelStatistics: Sendable {
     }
 
     private let sources: [Source]
+    /// Why nothing is read: the statistics of some vCPUs alone are worse than none.
+    private let problem: String?
     private let module: Module?
 
-    /// Without KVM_GET_STATS_FD (before Linux 5.14) there is nothing to read: the run is worth as much without.
-    ///
     /// - Parameter module: the VM's counters in the loadable module, where it has any. They are given the names that the
     ///   series of kernel-patch/ has for the same.
     package init(
@@ -30,24 +33,44 @@ package final class KernelStatistics: Sendable {
         vcpus: (borrowing (borrowing VCPU) -> Void) -> Void
     ) {
         var sources: [Source] = []
-        if let statistics = try? machine.statistics() {
-            sources.append(Source(statistics))
-            vcpus { vcpu in
-                if let statistics = try? vcpu.statistics() {
-                    sources.append(Source(statistics))
-                }
+        var problem: String?
+        func add(_ what: String, _ open: () throws(KVMError) -> Source) {
+            guard problem == nil else { return }
+            do throws(KVMError) {
+                sources.append(try open())
+            } catch {
+                // Before Linux 5.14 the request is unknown.
+                problem =
+                    error.errno == ENOTTY || error.errno == EINVAL
+                    ? "no binary statistics (Linux 5.14 has them)" : Self.explain(what, error)
             }
         }
-        self.sources = sources
+        add("the VM") { () throws(KVMError) in Source(try machine.statistics()) }
+        vcpus { vcpu in
+            add("vCPU \(sources.count - 1)") { () throws(KVMError) in Source(try vcpu.statistics()) }
+        }
+        self.sources = problem == nil ? sources : []
+        self.problem = problem
         if let module { self.module = Module(module) } else { self.module = nil }
     }
 
-    /// All that KVM has counted so far, VM and vCPUs together.
+    private static func explain(_ what: String, _ error: KVMError) -> String {
+        "the statistics of \(what) cannot be had: \(describe(errno: error.errno))"
+            + (error.errno == EMFILE || error.errno == ENFILE ? ": raise the limit of open files (ulimit -n)" : "")
+    }
+
+    /// All that KVM has counted so far, VM and vCPUs together; nothing at all unless it is all of it.
     package func read() -> KernelCounters {
         var counters = KernelCounters()
-        for source in sources {
-            guard let values = try? source.statistics.read() else { return KernelCounters() }
-            counters.add(values)
+        counters.missing = problem
+        for (index, source) in sources.enumerated() {
+            do throws(KVMError) {
+                counters.add(try source.statistics.read())
+            } catch {
+                var none = KernelCounters()
+                none.missing = Self.explain(index == 0 ? "the VM" : "vCPU \(index - 1)", error)
+                return none
+            }
         }
         if let module, let snapshot = try? module.vm.read() {
             counters.add(snapshot)
@@ -65,6 +88,8 @@ public struct KernelCounters: Equatable, Sendable {
     /// Several values that tell of all sources alike, as what a counter's slots count.
     private var constants: [String: [UInt64]] = [:]
     private var cumulative: Set<String> = []
+    /// Why there are no counters; nil when there are.
+    public internal(set) var missing: String?
 
     package init() {}
 
@@ -149,6 +174,11 @@ public struct KernelCounters: Equatable, Sendable {
 
     /// Cumulative counters' growth; others as they are now.
     package func difference(since earlier: KernelCounters) -> KernelCounters {
+        guard missing == nil, earlier.missing == nil else {
+            var none = KernelCounters()
+            none.missing = missing ?? earlier.missing
+            return none
+        }
         var result = self
         for name in cumulative {
             result.values[name] = (values[name] ?? 0) &- (earlier.values[name] ?? 0)

@@ -14,6 +14,7 @@ package struct EndingSignals: ~Copyable {
     }
 
     package init(_ signals: [Int32]) throws(SystemError) {
+        let signals = signals.filter { !EndingSignal.isIgnored($0) }
         guard !signals.isEmpty else {
             self.init()
             return
@@ -50,5 +51,21 @@ package struct EndingSignals: ~Copyable {
         var info = signalfd_siginfo()
         let size = MemoryLayout<signalfd_siginfo>.size
         return read(file.rawValue, &info, size) == size ? Int32(info.ssi_signo) : nil
+    }
+}
+
+/// Signals that end a program, unless it has another idea.
+public enum EndingSignal {
+    /// What people, shells, batch systems and limits send. Not those of a program that is broken.
+    public static let all = [
+        SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU, SIGIO, SIGPWR,
+    ]
+
+    /// nohup(1) wants to be obeyed.
+    fileprivate static func isIgnored(_ signal: Int32) -> Bool {
+        guard signal == SIGHUP else { return false }
+        var action = sigaction()
+        return sigaction(signal, nil, &action) == 0
+            && unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == 1  // SIG_IGN
     }
 }

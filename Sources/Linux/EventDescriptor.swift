@@ -11,22 +11,31 @@ package final class EventDescriptor: Sendable {
         file = try FileDescriptor(eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK)), of: "eventfd")
     }
 
+    /// Wakes up whoever waits, now or later.
     package func signal() {
-        eventfd_write(rawValue, 1)
+        var attempts = 0
+        // EAGAIN: the counter is full, which is a signal as well.
+        while eventfd_write(rawValue, 1) != 0, errno != EAGAIN, attempts < 16 {
+            attempts += 1
+        }
     }
 
-    /// Waits for a signal and takes it; false when none came in time.
+    /// Waits for a signal and takes it; false when none came in time. 0: as long as it takes.
     package func wait(milliseconds: Int) -> Bool {
-        let deadline = deadline(milliseconds: milliseconds)
+        wait(until: deadline(milliseconds: milliseconds))
+    }
+
+    /// Waits for a signal and takes it; false when none came by then (monotonic, ns).
+    package func wait(until deadline: UInt64) -> Bool {
         while true {
             var waiting = pollfd(fd: rawValue, events: Int16(POLLIN), revents: 0)
             let now = monotonicNanoseconds()
-            guard now < deadline else { return false }
-            let left = deadline == .max ? -1 : Int32(clamping: (deadline - now + 999_999) / 1_000_000)
+            let left = deadline == .max ? -1 : Int32(clamping: (max(deadline, now) - now + 999_999) / 1_000_000)
             if poll(&waiting, 1, left) > 0 {
                 clear()
                 return true
             }
+            guard now < deadline else { return false }
         }
     }
 

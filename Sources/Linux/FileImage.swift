@@ -5,14 +5,15 @@ import Glibc
 /// A copy, not a mapping of the file: one that is cut short while we read it must not be able to kill us.
 public struct FileImage: ~Copyable {
     /// No kernel, initrd or guest is that large; a sparse file easily is.
-    private static let maximumSize = 4 << 30
+    public static let maximumSize = 4 << 30
 
     public let bytes: UnsafeRawBufferPointer
     private let mapping: UnsafeMutableRawBufferPointer
 
+    /// - Parameter limit: more bytes are refused.
     /// - Throws: when the file cannot be read.
-    public init(path: String) throws(SystemError) {
-        mapping = try Self.copy(path)
+    public init(path: String, limit: Int = maximumSize) throws(SystemError) {
+        mapping = try Self.copy(path, limit)
         bytes = UnsafeRawBufferPointer(mapping)
     }
 
@@ -22,7 +23,7 @@ public struct FileImage: ~Copyable {
         }
     }
 
-    private static func copy(_ path: String) throws(SystemError) -> UnsafeMutableRawBufferPointer {
+    private static func copy(_ path: String, _ limit: Int) throws(SystemError) -> UnsafeMutableRawBufferPointer {
         func failure(_ errno: Int32) -> SystemError { SystemError(path, errno: errno) }
         // Not waiting for the other end of a FIFO.
         let file = try FileDescriptor(opening: path, O_RDONLY | O_NONBLOCK)
@@ -32,7 +33,7 @@ public struct FileImage: ~Copyable {
             throw failure(status.st_mode & S_IFMT == S_IFDIR ? EISDIR : EINVAL)
         }
         let size = Int(status.st_size)
-        guard size <= maximumSize else { throw failure(EFBIG) }
+        guard size <= limit else { throw failure(EFBIG) }
         guard size > 0 else { return UnsafeMutableRawBufferPointer(start: nil, count: 0) }
         guard let start = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
             start != MAP_FAILED

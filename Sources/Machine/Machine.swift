@@ -132,7 +132,9 @@ public final class Machine {
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: plan.fault)
         let marker = BootMarker(configuration.bootMarker) { control.finish(.marker) }
-        output = SerialOutput(configuration.serial, marker: configuration.bootMarker.text.isEmpty ? nil : marker)
+        output = SerialOutput(
+            configuration.serial, marker: configuration.bootMarker.text.isEmpty ? nil : marker,
+            watchesForPanic: guest.isLinux)
         devices =
             guest.isPC
             ? try MachineDevices(
@@ -145,7 +147,7 @@ public final class Machine {
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
             irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP,
-            page: page?.registers ?? CPUIDRegisters())
+            isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets, page: page?.registers ?? CPUIDRegisters())
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for index in 0..<cpus {
@@ -203,6 +205,8 @@ public final class Machine {
         let irqchip: Bool
         let ioAPIC: IOAPIC?
         let talliesByRIP: Bool
+        let isPC: Bool
+        let tripleFaultResets: Bool
         let page: CPUIDRegisters
     }
 
@@ -233,7 +237,7 @@ public final class Machine {
                     control: parts.control,
                     rare: RareExits(
                         index: index, memory: parts.memory, ioAPIC: parts.ioAPIC, interposer: interposer,
-                        tripleFaultResets: parts.boot.tripleFaultResets)), rips: rips)
+                        isPC: parts.isPC, tripleFaultResets: parts.tripleFaultResets)), rips: rips)
         } catch {
             throw .kvm(error)
         }
@@ -270,7 +274,8 @@ public final class Machine {
                 readings: vcpus.flatMap { $0.loop.rare.interposer.readings },
                 meaningless: vcpus.map { $0.loop.rare.interposer.meaningless }.reduce(into: [:]) {
                     $0.merge($1, uniquingKeysWith: +)
-                }))
+                }),
+            withheldMessages: devices.messages.withheld)
     }
 
     private func ripSnapshot() -> RIPSnapshot? {
@@ -318,27 +323,45 @@ public final class Machine {
         control.finish(.timeout)
     }
 
+    /// Ends the run from another thread, as a signal would.
+    package var interrupt: @Sendable (Int32) -> Void {
+        { [control] signal in control.finish(.interrupted(signal: signal)) }
+    }
+
+    /// How the run ended; a reset or halt behind a panic is one.
+    private var ending: RunEnd {
+        let end = control.end ?? .halted
+        return output.hasPanicked && (end == .reset || end == .halted) ? .panicked : end
+    }
+
     private func runThreads() throws(MachineError) -> RunEnd {
         let signals = try lifted { () throws(SystemError) in try EndingSignals(configuration.endingSignals) }
-        var helper: Thread?
+        devices.input?.begin()
+        var helpers: [(loop: EventLoop, thread: Thread)] = []
         var threads: [Thread] = []
         defer {
-            devices.loop?.stop()
-            helper?.join()
+            MachineDevices.stop(helpers)
             devices.input?.restore()
+        }
+        for (index, loop) in devices.loops.enumerated() {
+            let name = index == 0 ? "devices" : "disk\(index - 1)"
+            let thread = try lifted { () throws(SystemError) in try Thread(name: name) { loop.run() } }
+            helpers.append((loop, thread))
         }
         let counting = configuration.countsExits
         // Devices with a thread of their own open descriptors that both sides must see.
-        let ownDescriptors = devices.loop == nil
+        let ownDescriptors = devices.loops.isEmpty
         let gate = try sandbox.begin()
         do throws(MachineError) {
             try lifted { () throws(SystemError) in
-                if let loop = devices.loop {
-                    helper = try Thread(name: "devices") { [sandbox, control, intruder = configuration.intruder] in
+                for (index, loop) in devices.loops.enumerated() {
+                    let intruder = index == 0 ? configuration.intruder : nil
+                    let thread = try Thread(name: index == 0 ? "devices" : "disk\(index - 1)") { [sandbox, control] in
                         guard sandbox.enter(.devices, .devicesThread, control) else { return }
                         intruder?()
                         loop.run()
                     }
+                    helpers.append((loop, thread))
                 }
                 for vcpu in vcpus {
                     threads.append(
@@ -367,7 +390,7 @@ public final class Machine {
         control.wait(until: deadline, signals)
         output.endOfRun()
         threads.forEach { $0.join() }
-        let end = control.end ?? .halted
+        let end = ending
         // A slow reader gets what is left, unless time is over or the user has had enough.
         while !output.flush(), !end.isCalledOff, monotonicNanoseconds() < deadline, signals.next() == nil {}
         return end

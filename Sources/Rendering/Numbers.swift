@@ -20,6 +20,8 @@ package func fixed(_ value: Double, _ decimals: Int) -> String {
     for _ in 0..<decimals {
         scale *= 10
     }
+    // Too large for that, or no number: as Swift writes it.
+    guard value * Double(scale) < 1e18 else { return "\(value)" }
     let scaled = UInt64((max(0, value) * Double(scale)).rounded())
     guard decimals > 0 else { return "\(scaled)" }
     let fraction = String(scaled % scale)

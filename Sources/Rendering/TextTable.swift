@@ -3,11 +3,11 @@ public struct TextTable: Sendable {
     private var rows: [[String]]
 
     public init(header: [String]) {
-        rows = [header]
+        rows = [header.map(printable)]
     }
 
     public mutating func add(_ row: [String]) {
-        rows.append(row)
+        rows.append(row.map(printable))
     }
 
     /// One line a row, without trailing spaces.

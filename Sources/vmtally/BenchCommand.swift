@@ -84,19 +84,26 @@ struct BenchCommand: ParsableCommand {
             }
             return
         }
+        var named = NamedFiles()
+        named.input("--baseline", baseline)
+        named.input("--from", source)
+        named.output("--output", output)
+        named.output("--html", html)
+        try named.check()
         let earlier = try baseline.map(Self.read)
         // A run may be long: better now than after it.
         let outputFile = try Self.open(output)
         let page = try Self.open(html)
-        let document = try source.map(Self.read) ?? measure()
+        let (document, signal) = try source.map { (try Self.read($0), nil) } ?? measure()
         let comparison = earlier.map { BenchComparison(document, to: $0) }
         try outputFile?.replaceContents(with: document.json() + "\n")
         try page?.replaceContents(with: BenchPage(document, comparison: comparison).html())
         if json {
             print(try document.json())
         } else {
-            print(BenchTable(document, comparison: comparison).lines().joined(separator: "\n"))
+            say(BenchTable(document, comparison: comparison).lines().joined(separator: "\n"))
         }
+        if let signal { throw ExitCode(128 + signal) }
         guard document.exact else { throw Failure("counts differ from the exits that the guest made: see the table") }
         if let limit = failAbove?.value, let gate = comparison?.gate(above: limit) {
             for line in BootComparisonReport.lines(gate) { warn(line) }
@@ -104,7 +111,8 @@ struct BenchCommand: ParsableCommand {
         }
     }
 
-    private func measure() throws -> BenchDocument {
+    /// With the signal that cut it short.
+    private func measure() throws -> (BenchDocument, signal: Int32?) {
         var options = BenchOptions()
         options.kinds = try kinds
         options.seconds = seconds
@@ -113,14 +121,23 @@ struct BenchCommand: ParsableCommand {
         options.pins = !unpinned
         let bench = try Bench(options, elf: ProbeImage.bench)
         let progress = ProgressLine()
-        let result = try bench.run { progress.show($0) }
+        let signals = try EndingSignals(EndingSignal.all)
+        var signal: Int32?
+        let result = try bench.run {
+            progress.show($0)
+            signal = signal ?? signals.next()
+            return signal == nil
+        }
         progress.clear()
-        return BenchDocument(result, host: HostIdentity(tscKHz: result.tscKHz), version: VMTally.version)
+        guard signal == nil || result.rows.contains(where: \.isMeasured) else { throw ExitCode(128 + (signal ?? 0)) }
+        let document = BenchDocument(
+            result, host: HostIdentity(tscKHz: result.tscKHz), version: VMTally.version, cutOff: signal != nil)
+        return (document, signal)
     }
 
     private static func read(_ path: String) throws -> BenchDocument {
         do {
-            let file = try FileImage(path: path)
+            let file = try FileImage(path: path, limit: documentLimit)
             return try BenchDocument(json: Array(file.bytes))
         } catch {
             throw Failure("\(path): \(error)")

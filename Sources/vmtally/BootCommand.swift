@@ -101,6 +101,14 @@ struct BootCommand: ParsableCommand {
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
         let setups = try setups()
+        var named = NamedFiles()
+        for setup in setups {
+            named.input("--kernel", setup.kernel)
+            named.input("--initrd", setup.initrd)
+        }
+        named.input("--symbols", symbols)
+        named.output("--output", output)
+        try named.check()
         let file = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let host = HostIdentity(tscKHz: 0)
@@ -110,16 +118,25 @@ struct BootCommand: ParsableCommand {
             progress: { line in if !isQuiet { warn(line) } }, report: { line in warn(line) })
         try session.prepare()
         try session.run(parallel: parallel)
-        let recording = BootRecording(
+        var recording = BootRecording(
             tool: .init(name: "vmtally", version: VMTally.version), label: label, recorded: time(nil), seed: seed,
             host: .init(cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: session.tscKHz),
             configurations: session.configurations())
+        if session.interrupted != nil {
+            recording.cutOff = true
+            Patience.limit(nanoseconds: 1_000_000_000)
+        }
         if !quiet, !recording.configurations.isEmpty {
             let table = BootTable(recording).lines().joined(separator: "\n")
-            if output == "-" { warn(table) } else { print(table) }
+            if output == "-" { warn(table) } else { say(table) }
         }
         if output != nil, !recording.configurations.isEmpty {
             try file?.replaceContents(with: recording.json())
+        }
+        if let signal = session.interrupted {
+            let made = recording.configurations.reduce(0) { $0 + $1.runs.count }
+            warn("vmtally: cut off after \(made) of \(setups.count * runs) boots")
+            throw ExitCode(128 + signal)
         }
         let failures = session.failures
         guard failures == 0 else {

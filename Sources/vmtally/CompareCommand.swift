@@ -44,6 +44,11 @@ struct CompareCommand: ParsableCommand {
     }
 
     func run() throws {
+        var named = NamedFiles()
+        for file in files { named.input("the recording", Self.path(file).path) }
+        named.output("--json", json)
+        named.output("--html", html)
+        try named.check()
         var recordings = try files.map(Self.read)
         // The words tell apart what has one name: two configurations of one recording.
         if Set(recordings.map(\.recording.label)).count < recordings.count {
@@ -66,23 +71,25 @@ struct CompareCommand: ParsableCommand {
         }
         let report = BootComparisonReport(comparisons, limit: failAbove?.value, showsAll: all)
         if json != "-" {
-            print(report.lines().joined(separator: "\n"))
+            say(report.lines().joined(separator: "\n"))
         }
         if let json { try write(report.json() + "\n", to: json) }
         if let html { try write(BootComparisonPage(comparisons, limit: failAbove?.value).page.html(), to: html) }
         if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }
 
+    private static func path(_ argument: String) -> (path: String, words: ConfigurationWords) {
+        guard access(argument, F_OK) != 0, let colon = argument.lastIndex(of: ":") else {
+            return (argument, ConfigurationWords(""))
+        }
+        return (String(argument[..<colon]), ConfigurationWords(argument[argument.index(after: colon)...]))
+    }
+
     /// A recording, or those of its configurations that have the words after the file's last colon.
     private static func read(_ argument: String) throws -> (recording: BootRecording, words: ConfigurationWords) {
-        var path = argument
-        var words = ConfigurationWords("")
-        if access(argument, F_OK) != 0, let colon = argument.lastIndex(of: ":") {
-            path = String(argument[..<colon])
-            words = ConfigurationWords(argument[argument.index(after: colon)...])
-        }
+        let (path, words) = path(argument)
         do {
-            let image = try FileImage(path: path)
+            let image = try FileImage(path: path, limit: documentLimit)
             var recording = try BootRecording(json: Array(image.bytes))
             let all = recording.configurations
             recording.configurations = all.filter { words.match($0.name) }

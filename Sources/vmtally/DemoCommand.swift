@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import HostView
 import KVM
+import Linux
 import Machine
 import ProbeImage
 import Reports
@@ -43,7 +44,7 @@ struct DemoCommand: ParsableCommand {
         configuration.liveCPUID = liveCpuid
         configuration.serial = .capture
         configuration.timeoutMilliseconds = 60_000
-        configuration.endingSignals = [SIGINT, SIGTERM]
+        configuration.endingSignals = EndingSignal.all
         configuration.sandbox = try sandbox.configuration()
         let machine = try Machine(configuration, elf: ProbeImage.elf)
         // After the run no file can be opened any more.

@@ -1,6 +1,8 @@
 import ArgumentParser
 import Glibc
 import Linux
+import Rendering
+import Synchronization
 
 /// A run that failed: told on standard error, exit status 1.
 struct Failure: Error, CustomStringConvertible {
@@ -11,49 +13,45 @@ struct Failure: Error, CustomStringConvertible {
     }
 }
 
+/// How long whoever reads our output is waited for.
+enum Patience {
+    private static let moment = Atomic<UInt64>(.max)
+
+    /// A moment of the monotonic clock, ns; `.max`: as long as it takes.
+    static var end: UInt64 { moment.load(ordering: .relaxed) }
+
+    /// From now on at most so long.
+    static func limit(nanoseconds: UInt64) {
+        moment.store(now() + nanoseconds, ordering: .relaxed)
+    }
+
+    static func now() -> UInt64 {
+        var now = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
+    }
+}
+
+/// Standard error, opened before a sandbox closes the way to it.
+enum StandardError {
+    static let writer = PatientWriter(STDERR_FILENO)
+
+    static func prepare() {
+        _ = writer.descriptor
+    }
+}
+
 /// Writes a line to standard error.
-func warn(_ text: String) {
-    var rest = Substring(text + "\n").utf8
-    while !rest.isEmpty {
-        let written = Array(rest).withUnsafeBytes { Glibc.write(STDERR_FILENO, $0.baseAddress, $0.count) }
-        guard written > 0 else { return }
-        rest = rest.dropFirst(written)
-    }
+///
+/// - Parameter patience: how long to wait for its reader, ns; nil: see ``Patience``.
+func warn(_ text: String, patience: UInt64? = nil) {
+    let deadline = patience.map { Patience.now() + $0 } ?? Patience.end
+    _ = StandardError.writer.writeAll((printable(text) + "\n").utf8, until: deadline)
 }
 
-/// Writes a text to a file, or to standard output for `-`.
-func write(_ text: String, to path: String) throws {
-    try OutputFile(path: path).replaceContents(with: text)
-}
-
-/// A file to be written later: whether it can be is known from the start.
-struct OutputFile: ~Copyable {
-    private let path: String
-    private let file: FileDescriptor
-
-    /// Creates the file, and leaves alone what an existing one holds; `-` is standard output.
-    init(path: String) throws {
-        self.path = path
-        file =
-            if path == "-" {
-                try FileDescriptor(fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3), of: path)
-            } else {
-                try FileDescriptor(opening: path, O_WRONLY | O_CREAT)
-            }
-    }
-
-    func replaceContents(with text: String) throws {
-        if path != "-" {
-            // Devices and pipes have nothing to cut.
-            ftruncate(file.rawValue, 0)
-        }
-        var bytes = Array(text.utf8)[...]
-        while !bytes.isEmpty {
-            let written = bytes.withUnsafeBytes { Glibc.write(file.rawValue, $0.baseAddress, $0.count) }
-            guard written > 0 || errno == EINTR else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
-            bytes = bytes.dropFirst(max(0, written))
-        }
-    }
+/// Writes lines to standard output that may quote a file or a guest.
+func say(_ text: String) {
+    print(printable(text))
 }
 
 /// Occupies those of the descriptors 0 to 2 that are closed, so that no file of ours gets their numbers and the guest's

@@ -32,8 +32,11 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
     var append: String?
 
-    @Option(help: "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none.")
-    var console = DeviceConfiguration.Console.serial
+    @Option(
+        help:
+            "The Linux guest's console: serial (a 16550, console=ttyS0), virtio (console=hvc0) or none. (default: serial)"
+    )
+    var console: DeviceConfiguration.Console?
 
     @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
     var disk: [String] = []
@@ -44,8 +47,9 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "Give the Linux guest a virtio entropy source.")
     var rng = false
 
-    @Option(help: "virtio notifications by ioeventfd and irqfd: on, or off: then each is a userspace exit.")
-    var ioeventfd = OnOff.on
+    @Option(
+        help: "virtio notifications by ioeventfd and irqfd: on, or off: then each is a userspace exit. (default: on)")
+    var ioeventfd: OnOff?
 
     @Option(help: "Number of vCPUs.")
     var cpus = 1
@@ -107,6 +111,16 @@ struct RunCommand: ParsableCommand {
         guard guest == nil && multiboot == nil || initrd == nil else {
             throw ValidationError("--initrd goes with a Linux kernel.")
         }
+        if guest != nil {
+            let given: [(String, Bool)] = [
+                ("--append", append != nil), ("--console", console != nil), ("--disk", !disk.isEmpty),
+                ("--net", !net.isEmpty), ("--rng", rng), ("--ioeventfd", ioeventfd != nil), ("--acpi", acpi != nil),
+            ]
+            if let option = given.first(where: \.1)?.0 {
+                throw ValidationError(
+                    "\(option) goes with --kernel and --multiboot: a bare-metal guest has no such device.")
+            }
+        }
         guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {
             throw ValidationError("--net takes tap=NAME.")
         }
@@ -126,37 +140,46 @@ struct RunCommand: ParsableCommand {
 
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
+        try checkFiles()
         var configuration = MachineConfiguration()
         configuration.sandbox = try sandbox.configuration()
+        let isConfined = configuration.sandbox.scope == .process
         configuration.cpus = cpus
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
         configuration.tallyPage = tallyPage == .on
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
-        configuration.endingSignals = [SIGINT, SIGTERM]
-        configuration.serial = try serial.open()
+        configuration.endingSignals = EndingSignal.all
+        let serialFile = try serial.open()
+        configuration.serial = serialFile.target
         configuration.devices = devices
         configuration.talliesByRIP = byRip != nil
         // A run may be long: better now than after it.
-        let stats = if let statsJson { try OutputFile(path: statsJson) } else { nil as OutputFile? }
+        let stats =
+            if let statsJson { try OutputFile(path: statsJson, confined: isConfined) } else { nil as OutputFile? }
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         let machine = try makeMachine(configuration)
+        serialFile.truncate()
         // After the run no file can be opened any more.
         let host = statsJson.map { _ in HostIdentity(tscKHz: machine.tscKHz) }
         let result = try machine.run()
+        limitPatience(result.end)
         let places = byRip.flatMap { count in
             result.rips.map {
                 RIPReport(
                     $0, top: count, symbols: symbols ?? machine.kernelSymbols(result.anchors), anchors: result.anchors)
             }
         }
-        if case .failed(let failure) = result.end {
-            warn("vmtally: \(failure)")
+        if let remark = result.end.remark {
+            warn("vmtally: \(remark)")
         }
         if let loss = machine.output.loss {
             warn("vmtally: \(loss) (--serial file=PATH or none)")
+        }
+        if result.withheldMessages > 0 {
+            warn("vmtally: and \(result.withheldMessages) more messages about devices, withheld")
         }
         if !quiet {
             if let shortfall = machine.plan.shortfall {
@@ -178,9 +201,39 @@ struct RunCommand: ParsableCommand {
         throw ExitCode(result.end.exitStatus)
     }
 
+    /// What is written must not be what is read.
+    private func checkFiles() throws {
+        var files = NamedFiles()
+        files.input("--guest", guest)
+        files.input("--kernel", kernel)
+        files.input("--multiboot", multiboot)
+        files.input("--initrd", initrd)
+        files.input("--symbols", symbols)
+        for disk in disk { files.input("--disk", Self.diskOption(disk).path) }
+        if case .file(let path) = serial { files.output("--serial", path) }
+        files.output("--stats-json", statsJson)
+        try files.check()
+    }
+
+    /// A run that was called off is not held up by whoever does not read its tally; one with a --timeout not past it.
+    private func limitPatience(_ end: RunEnd) {
+        let moment: UInt64 = 50_000_000
+        if end.isCalledOff {
+            Patience.limit(nanoseconds: moment)
+        } else if let timeout {
+            Patience.limit(nanoseconds: moment + UInt64(timeout * 1e9))
+        }
+    }
+
+    private static func diskOption(_ text: String) -> DeviceConfiguration.Disk {
+        text.hasSuffix(",ro")
+            ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
+            : DeviceConfiguration.Disk(path: text, isReadOnly: false)
+    }
+
     /// What to say of a guest that asked for leaves without a meaning.
     static func advice(meaningless leaves: [UInt32: UInt64]) -> String {
-        let count = leaves.values.reduce(0, +)
+        let count = leaves.values.reduce(0, &+)
         let names = leaves.keys.sorted().map { "0x" + String($0, radix: 16, uppercase: true) }
         let listed = names.prefix(4).joined(separator: ", ") + (names.count > 4 ? ", ..." : "")
         return "the guest asked \(count == 1 ? "once" : "\(count) times") for tally leaves without a meaning here "
@@ -192,17 +245,14 @@ struct RunCommand: ParsableCommand {
         var devices = DeviceConfiguration()
         // Programs that test a machine expect a PC; split chips are none.
         devices.acpi = acpi ?? (multiboot != nil && irqchip != .split ? .full : .reduced)
-        devices.console = console
-        devices.disks = disk.map { text in
-            text.hasSuffix(",ro")
-                ? DeviceConfiguration.Disk(path: String(text.dropLast(3)), isReadOnly: true)
-                : DeviceConfiguration.Disk(path: text, isReadOnly: false)
-        }
+        devices.console = console ?? .serial
+        devices.disks = disk.map(Self.diskOption)
         devices.taps = net.map { String($0.dropFirst(4)) }
         devices.entropy = rng
-        devices.eventDescriptors = ioeventfd == .on
+        devices.eventDescriptors = ioeventfd != .off
         devices.input = serial == .stdio ? STDIN_FILENO : nil
-        devices.report = { warn("vmtally: \($0)") }
+        // A guest that provokes messages waits for nobody who reads them.
+        devices.report = { warn("vmtally: \($0)", patience: 10_000_000) }
         return devices
     }
 
@@ -229,7 +279,7 @@ struct RunCommand: ParsableCommand {
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
-        let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][console.rawValue] ?? ""
+        let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][(console ?? .serial).rawValue] ?? ""
         let append = append ?? "quiet\(device) panic=-1"
         guard let initrd else {
             return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
@@ -243,6 +293,14 @@ struct RunCommand: ParsableCommand {
 /// What `make guest` and `vmtally-guest` leave.
 struct ReadyGuest {
     private let folder = Installation.guestFolder
+
+    /// This program; nil without /proc.
+    static var executable: String? {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let length = readlink("/proc/self/exe", &buffer, buffer.count - 1)
+        guard length > 0 else { return nil }
+        return String(decoding: buffer.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
 
     var initrd: String { folder + "/initrd" }
 
@@ -317,14 +375,33 @@ enum SerialOption: ExpressibleByArgument, Equatable {
 
     var defaultValueDescription: String { "stdio" }
 
-    func open() throws -> SerialOutput.Target {
+    func open() throws -> SerialFile {
         switch self {
-        case .stdio: return .descriptor(STDOUT_FILENO)
-        case .none: return .none
+        case .stdio: return SerialFile(target: .descriptor(STDOUT_FILENO))
+        case .none: return SerialFile(target: .none)
         case .file(let path):
-            let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-            guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
-            return .descriptor(descriptor)
+            // Not waiting for a FIFO's reader.
+            let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0o644)
+            guard descriptor >= 0 else {
+                throw Failure(
+                    errno == ENXIO
+                        ? "\(path): nobody reads this FIFO: start its reader first"
+                        : "\(path): \(String(cString: strerror(errno)))")
+            }
+            return SerialFile(target: .descriptor(descriptor))
+        }
+    }
+}
+
+/// Where the guest's serial port goes.
+struct SerialFile {
+    let target: SerialOutput.Target
+
+    /// Drops what a file held before: only once nothing can keep the run from starting.
+    func truncate() {
+        if case .descriptor(let descriptor) = target, descriptor > STDERR_FILENO {
+            // Devices and pipes have nothing to cut.
+            ftruncate(descriptor, 0)
         }
     }
 }

@@ -1,4 +1,6 @@
 import ArgumentParser
+import CLinux
+import Glibc
 
 @main
 struct VMTally: ParsableCommand {
@@ -17,11 +19,31 @@ struct VMTally: ParsableCommand {
 
     static func main() {
         occupyStandardDescriptors()
+        StandardError.prepare()
+        // A file that grows too large is an error of the write, with a message and the tally elsewhere.
+        signal(SIGXFSZ, SIG_IGN)
         do {
-            var command = try parseAsRoot(nil)
+            var command = try parseAsRoot(try Arguments.read())
             try command.run()
+            finish(nil)
         } catch {
-            exit(withError: Advice.explained(error))
+            finish(Advice.explained(error))
         }
+    }
+
+    /// Says what there is to say and ends with the status that goes with it: 1 too where standard output has not taken
+    /// all.
+    private static func finish(_ error: (any Error)?) -> Never {
+        let status = error.map { exitCode(for: $0).rawValue } ?? EXIT_SUCCESS
+        let message = error.map { fullMessage(for: $0) } ?? ""
+        if !message.isEmpty {
+            // Help and version were asked for.
+            if status == EXIT_SUCCESS { print(message) } else { warn(message) }
+        }
+        let lost = vmtally_flush_stdout()
+        if lost != 0 {
+            warn("vmtally: standard output does not take all that it was to: \(String(cString: strerror(lost)))")
+        }
+        Glibc.exit(lost != 0 && status == EXIT_SUCCESS ? EXIT_FAILURE : status)
     }
 }

@@ -199,7 +199,7 @@ private final class ExitTarget: FuzzTarget {
             index: 0, memory: memory, ioAPIC: nil,
             interposer: CPUIDInterposer(
                 plan: plan, answers: TallyAnswers(own: tally, machine: [tally], tscKHz: 0), memory: memory),
-            tripleFaultResets: false)
+            isPC: false, tripleFaultResets: false)
         _ = rare.handle(0, vcpu, platform, control)
     }
 }

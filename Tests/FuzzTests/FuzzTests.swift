@@ -1,6 +1,8 @@
+import BootRecords
 import CLinuxKVM
 import CTestSupport
 import Glibc
+import Reports
 import SeededRandom
 import Testing
 @testable import GuestCode
@@ -107,6 +109,38 @@ struct FuzzTests {
         Fuzzer(target: "kallsyms", usual: 1000).run { seed, random in
             guard let table = Kallsyms(files.file(seed, &random)).flatMap(SymbolTable.init) else { return false }
             _ = table.location(of: random.number())
+            return true
+        }
+    }
+
+    /// Recordings, and all that is made of them.
+    @Test func recordings() throws {
+        let files = try FileMutator("recording")
+        defer { files.release() }
+        let original = try BootRecording(json: files.original)
+        Fuzzer(target: "recordings", usual: 2000).run { seed, random in
+            guard let recording = try? BootRecording(json: Array(files.text(seed, &random))) else { return false }
+            let comparison = BootComparison(original, recording, effort: (20, 50))
+            let report = BootComparisonReport([comparison], limit: 0.01, showsAll: true)
+            _ = report.lines()
+            _ = try? report.json()
+            _ = BootComparisonPage([comparison], limit: 0.01).page.html()
+            _ = BootTable(recording).lines()
+            return true
+        }
+    }
+
+    /// Bench documents, and all that is made of them.
+    @Test func benchDocuments() throws {
+        let files = try FileMutator("bench")
+        defer { files.release() }
+        let original = try BenchDocument(json: files.original)
+        Fuzzer(target: "bench documents", usual: 2000).run { seed, random in
+            guard let document = try? BenchDocument(json: Array(files.text(seed, &random))) else { return false }
+            let comparison = BenchComparison(document, to: original)
+            _ = BenchTable(document, comparison: comparison).lines()
+            _ = BenchPage(document, comparison: comparison).html()
+            _ = try? document.json()
             return true
         }
     }

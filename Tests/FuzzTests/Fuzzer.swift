@@ -104,6 +104,30 @@ struct FileMutator {
         return UnsafeRawBufferPointer(rebasing: scratch[..<count])
     }
 
+    /// The first of the corpus.
+    var original: [UInt8] { originals[0] }
+
+    private static let numbers: [String] = [
+        "0", "-1", "1", "1.5", "1e308", "9007199254740992", "9007199254740993", "9223372036854775807",
+        "9223372036854775808", "18446744073709551615", "18446744073709551616", "4294967296", "true", "null", "[]", "{}",
+        "\"\"", "\"\\u001b[2J\"",
+    ]
+
+    /// The same for JSON: a number or a word is replaced by another as often as bytes are changed at random.
+    func text(_ seed: UInt64, _ random: inout SplitMix64) -> [UInt8] {
+        guard seed >= UInt64(originals.count), !random.once(in: 3) else { return Array(file(seed, &random)) }
+        var bytes = random.pick(originals)
+        for _ in 0...(random.next() & 3) {
+            let start = random.below(bytes.count)
+            let digits: (UInt8) -> Bool = { (0x30...0x39).contains($0) }
+            guard let first = bytes[start...].firstIndex(where: digits) else { continue }
+            let end = bytes[first...].firstIndex { !digits($0) } ?? bytes.count
+            let value = random.once(in: 2) ? String(random.number()) : random.pick(Self.numbers)
+            bytes.replaceSubrange(first..<end, with: value.utf8)
+        }
+        return bytes
+    }
+
     private func change(_ count: inout Int, _ random: inout SplitMix64) {
         guard count > 0 else { return }
         let place = random.below(count)

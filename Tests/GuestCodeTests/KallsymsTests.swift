@@ -116,4 +116,17 @@ struct KallsymsTests {
         #expect(table.location(of: 0xFFFF_FFFF_9100_0028)?.description == "sys_call2+0x8")
         #expect(table.address(of: "percpu_thing") == 0x40)
     }
+
+    /// A guest can fill its RAM with what looks like the beginning of tables at every eight bytes, 64 times over: the search
+    /// has its limit.
+    @Test(.timeLimit(.minutes(2)), arguments: [[0, 1], [0, 1, 2, 3]] as [[UInt32]])
+    func aGuestThatMakesItAllUp(pattern: [UInt32]) {
+        let words = pattern.flatMap(little)
+        var image: [UInt8] = []
+        while image.count < 3 << 20 { image += words }
+        let tokens = [UInt8](repeating: 0, count: 512).indices.map { UInt8($0 % 2 == 0 ? 0x21 : 0) }
+        let index = (0..<256).flatMap { little(UInt16($0 * 2)) }
+        for _ in 0..<64 { image += tokens + index }
+        image.withUnsafeBytes { #expect(Kallsyms($0).map { $0.symbols.count } == nil) }
+    }
 }

@@ -34,6 +34,64 @@ struct MultibootTests {
         #expect(memory.slice(line, count: 8).map { Array($0) } == Array("one two\0".utf8))
     }
 
+    @Test("the BIOS data area tells of the machine as a BIOS does: base memory, extended area, serial port")
+    func dataArea() throws {
+        let memory = try load(image())
+        #expect(memory.load(UInt16.self, at: 0x40E) == 0x9FC0 && memory.load(UInt16.self, at: 0x413) == 0x27F)
+        #expect(memory.load(UInt16.self, at: 0x400) == 0x3F8 && memory.load(UInt8.self, at: 0x9FC00) == 1)
+        #expect(memory.load(UInt32.self, at: 0x9_0004) == 0x27F)
+    }
+
+    @Test("the MP table has all processors and adds up, and stands back for ACPI's", arguments: [1, 4, 300])
+    func multiProcessorTable(cpus: Int) throws {
+        let memory = try GuestMemory(mebibytes: 2)
+        #expect(MPTable(cpus: cpus, hasPIC: true).write(to: memory))
+        let pointer = try #require(memory.slice(MPTable.address, count: 16))
+        #expect(pointer.starts(with: Array("_MP_".utf8)) && pointer.reduce(0, &+) == 0)
+        let address = UInt64(pointer.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
+        let length = try #require(memory.load(UInt16.self, at: address + 4))
+        let table = try #require(memory.slice(address, count: Int(length)))
+        #expect(table.starts(with: Array("PCMP".utf8)) && table.reduce(0, &+) == 0)
+        // 20 bytes for a processor, 8 for all else; the first one boots.
+        var place = 44
+        var kinds = [0, 0, 0, 0, 0]
+        for _ in 0..<table.loadUnaligned(fromByteOffset: 34, as: UInt16.self) {
+            let kind = Int(table[place])
+            if kind == 0 { #expect(table[place + 3] == (table[place + 1] == 0 ? 3 : 1)) }
+            kinds[kind] += 1
+            place += kind == 0 ? 20 : 8
+        }
+        #expect(place == table.count && kinds == [min(cpus, 254), 1, 1, 15, 2])
+        #expect(!MPTable(cpus: 1, hasPIC: false).write(to: memory), "something is there")
+    }
+
+    @Test(
+        "a file that is no guest is told by what it is",
+        arguments: [
+            ([0x1F, 0x8B, 8, 0], "gunzip"), ([0xFD, 0x37, 0x7A, 0x58, 0x5A, 0], "unxz"),
+            ([0x28, 0xB5, 0x2F, 0xFD], "unzstd"),
+            ([0x02, 0x21, 0x4C, 0x18], "lz4 -d"), (Array("MZ".utf8), "EFI program"),
+            (Array("#!/bin/sh".utf8), "script"),
+            (Array("070701".utf8), "cpio archive"), (Array("!<arch>\n".utf8), "Debian package"),
+            ([UInt8](repeating: 0, count: 510) + [0x55, 0xAA], "boot sector"),
+            ([UInt8](repeating: 0, count: 0x8001) + Array("CD001".utf8), "CD image"),
+            ([UInt8](repeating: 0, count: 0xFFF0) + [0xEA] + [UInt8](repeating: 0, count: 15), "BIOS"),
+        ] as [([UInt8], String)])
+    func kinds(start: [UInt8], word: String) throws {
+        let bytes = UnsafeRawBufferPointer.copy(start + [UInt8](repeating: 0, count: max(0, 600 - start.count)))
+        let memory = try GuestMemory(mebibytes: 4)
+        for guest in [
+            Guest.bareMetal(bytes), .multiboot(bytes, commandLine: ""),
+            .linux(LinuxImages(kernel: bytes, commandLine: "")),
+        ] {
+            let error = #expect(throws: MachineError.self) {
+                try LoadedGuest(
+                    guest, into: memory, cpus: 1, tables: ACPITables(cpus: 1, uart: true, virtio: []))
+            }
+            #expect(error?.description.contains(word) == true, "\(error?.description ?? "")")
+        }
+    }
+
     @Test("headers that cannot be met are refused")
     func refusals() {
         #expect(Multiboot.header(UnsafeRawBufferPointer.copy([UInt8](repeating: 0, count: 9000))) == nil)

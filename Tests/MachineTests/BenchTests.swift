@@ -18,7 +18,7 @@ struct BenchTests {
         options.kinds = kinds
         options.seconds = seconds
         options.patience = patience
-        return try Bench(options, elf: elf).run { _ in }
+        return try Bench(options, elf: elf).run { _ in true }
     }
 
     private static func kind(_ name: String) throws -> BenchKind {

@@ -158,6 +158,7 @@ struct SoakTests {
             setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &again)
             // 20 descriptors at least, so as many places; and in the end it works.
             let after = Footprint().descriptors
+            print("failures \(failures), descriptors before \(before), after \(after)")
             exit(failures > 20 && failures < 64 && after <= before ? 0 : 1)
         }
     }

@@ -103,12 +103,15 @@ struct Output {
         used += 1
     }
 
-    /// Writes what is there. A reader that went away gets no more.
+    /// Writes what is there. A reader that went away gets no more; what standard output does not take is noted.
     mutating func flush() {
         var start = 0
         while start < used {
             let written = system_write(descriptor, buffer + start, used - start)
-            guard written > 0 || written == -4 else { break }
+            guard written > 0 || written == -4 else {
+                if descriptor == 1 { system_note_lost_output() }
+                break
+            }
             start += max(0, written)
         }
         used = 0

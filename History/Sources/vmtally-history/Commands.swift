@@ -12,6 +12,14 @@ struct HistoryCommand: ParsableCommand {
         abstract: "Recordings of boots in one SQLite file: how a project's boot goes over its commits.",
         subcommands: [Add.self, List.self, Trend.self, Compare.self, Remove.self]
     )
+
+    static func main() {
+        // Swift finds its arguments by way of /proc.
+        guard !CommandLine.arguments.isEmpty else {
+            exit(withError: HistoryError("the command line is read by way of /proc: mount -t proc none /proc"))
+        }
+        main(nil)
+    }
 }
 
 /// Where the history is.
@@ -19,13 +27,9 @@ struct Store: ParsableArguments {
     @Option(help: ArgumentHelp("The history.", valueName: "file"))
     var db = "vmtally-history.sqlite"
 
-    /// - Parameter mayCreate: otherwise a history that is not there is an error.
-    func open(mayCreate: Bool = false) throws -> History {
-        guard mayCreate || FileManager.default.fileExists(atPath: db) else {
-            throw HistoryError("\(db): there is no such history; vmtally history add makes one")
-        }
+    func open(for purpose: History.Purpose) throws -> History {
         do {
-            return try History(path: db)
+            return try History(path: db, for: purpose)
         } catch let error as HistoryError {
             throw error
         } catch {
@@ -34,13 +38,33 @@ struct Store: ParsableArguments {
     }
 }
 
+/// More than a recording of 10,000 boots has.
+private let recordingLimit = 256 << 20
+
 func readRecording(_ path: String) throws -> BootRecording {
+    // Not waiting for the other end of a FIFO, and not for the end of a device.
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else { throw HistoryError("\(path): \(String(cString: strerror(errno)))") }
+    let file = FileHandle(fileDescriptor: descriptor, closeOnDealloc: true)
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_size <= recordingLimit else {
+        throw HistoryError("\(path): no file that a recording can be in")
+    }
     do {
-        return try BootRecording(json: Array(try Data(contentsOf: URL(filePath: path))))
+        return try BootRecording(json: Array(try file.readToEnd() ?? Data()))
     } catch let error as BootRecordingError {
         throw HistoryError("\(path): \(error)")
     } catch {
         throw HistoryError("\(path): cannot be read (\((error as NSError).localizedDescription))")
+    }
+}
+
+/// Writes lines to standard output that may quote a file; what is not taken is an error.
+func say(_ text: String) throws {
+    do {
+        try FileHandle.standardOutput.write(contentsOf: Data((printable(text) + "\n").utf8))
+    } catch {
+        throw HistoryError("standard output: \((error as NSError).localizedDescription)")
     }
 }
 
@@ -61,8 +85,8 @@ struct Add: ParsableCommand {
 
     func run() throws {
         let recording = try readRecording(file)
-        let id = try store.open(mayCreate: true).add(recording, revision: revision)
-        print("recording \(id): \(recording.label) \(revision)")
+        let id = try store.open(for: .add).add(recording, revision: revision)
+        try say("recording \(id): \(recording.label) \(revision)")
     }
 }
 
@@ -73,12 +97,12 @@ struct List: ParsableCommand {
 
     func run() throws {
         var table = TextTable(header: ["number", "recorded", "revision", "label", "host kernel", "backend"])
-        for entry in try store.open().entries() {
+        for entry in try store.open(for: .read).entries() {
             table.add([
                 "\(entry.id)", day(entry.recorded), entry.revision, entry.label, entry.hostKernel, entry.backend,
             ])
         }
-        print(table.lines().joined(separator: "\n"))
+        try say(table.lines().joined(separator: "\n"))
     }
 }
 
@@ -102,7 +126,7 @@ struct Trend: ParsableCommand {
             "configuration", "number", "recorded", "revision", "runs", "VM exits", "less host interrupts", "",
             "userspace exits", "",
         ])
-        for point in try store.open().trend(of: only, last: last) {
+        for point in try store.open(for: .read).trend(of: only, last: last) {
             let previous = before?.configuration == point.configuration ? before : nil
             table.add([
                 previous == nil ? point.configuration : "", "\(point.id)", day(point.recorded), point.revision,
@@ -112,7 +136,7 @@ struct Trend: ParsableCommand {
             ])
             before = point
         }
-        print(table.lines().joined(separator: "\n"))
+        try say(table.lines().joined(separator: "\n"))
     }
 
     private static func number(_ value: Double?) -> String {
@@ -149,14 +173,14 @@ struct Compare: ParsableCommand {
 
     func run() throws {
         let candidate = try readRecording(file)
-        var (id, baseline) = try store.open().recording(with)
+        var (id, baseline) = try store.open(for: .read).recording(with)
         baseline.label += " (\(id))"
         let comparison = BootComparison(baseline, candidate, seed: seed)
         guard !comparison.pairs.isEmpty else {
             throw HistoryError("\(file) and recording \(id) have no configuration in common")
         }
         let report = BootComparisonReport([comparison], limit: failAbove?.value, showsAll: all)
-        print(report.lines().joined(separator: "\n"))
+        try say(report.lines().joined(separator: "\n"))
         if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }
 }
@@ -170,7 +194,7 @@ struct Remove: ParsableCommand {
     var number: Int64
 
     func run() throws {
-        guard try store.open().remove(number) else {
+        guard try store.open(for: .change).remove(number) else {
             throw HistoryError("there is no recording \(number): see vmtally history list")
         }
     }

@@ -1,4 +1,5 @@
 import BootRecords
+import Glibc
 import GRDB
 
 /// Recordings of boots in one SQLite file, in the order in which they were added.
@@ -31,9 +32,63 @@ struct History {
 
     private let database: DatabaseQueue
 
-    /// Opens the file, and makes it if there is none.
-    init(path: String) throws {
-        database = try DatabaseQueue(path: path)
+    /// What is to be done with a history.
+    enum Purpose {
+        /// The file stays as it is, byte by byte.
+        case read
+        case change
+        /// A file that is not there is made.
+        case add
+    }
+
+    /// Opens the file.
+    ///
+    /// - Throws: ``HistoryError`` for a file that is no history: whatever else is in it stays as it is.
+    init(path: String, for purpose: Purpose) throws {
+        let size = try Self.size(path)
+        guard size != nil || purpose == .add else {
+            throw HistoryError("\(path): there is no such history; vmtally history add makes one")
+        }
+        var configuration = Configuration()
+        configuration.readonly = purpose == .read
+        database = try DatabaseQueue(path: path, configuration: configuration)
+        let migrator = Self.migrator
+        // An empty file is as good as none for what is to be added.
+        if let size, size > 0 || purpose != .add {
+            let isOurs = try database.read { database in
+                try database.tableExists("grdb_migrations") && database.tableExists("recording")
+                    && database.tableExists("configuration")
+            }
+            guard isOurs else {
+                throw HistoryError("\(path) is not a history of vmtally: give another --db")
+            }
+            guard try database.read({ try !migrator.hasBeenSuperseded($0) }) else {
+                throw HistoryError("\(path) was written by a newer vmtally-history: use that one")
+            }
+        }
+        if purpose == .read {
+            guard try database.read({ try migrator.hasCompletedMigrations($0) }) else {
+                throw HistoryError("\(path) is of an older vmtally-history: adding a recording brings it up to date")
+            }
+        } else {
+            try migrator.migrate(database)
+        }
+    }
+
+    /// Bytes of the file; nil: there is none.
+    private static func size(_ path: String) throws -> Int? {
+        var status = stat()
+        guard stat(path, &status) == 0 else {
+            guard errno == ENOENT else { throw HistoryError("\(path): \(String(cString: strerror(errno)))") }
+            return nil
+        }
+        guard status.st_mode & S_IFMT == S_IFREG else {
+            throw HistoryError("\(path) is no regular file: give another --db")
+        }
+        return Int(status.st_size)
+    }
+
+    private static var migrator: DatabaseMigrator {
         var migrator = DatabaseMigrator()
         migrator.registerMigration("1") { database in
             try database.create(table: "recording") { table in
@@ -57,10 +112,7 @@ struct History {
                 table.primaryKey(["recording", "name"])
             }
         }
-        guard try database.read({ try !migrator.hasBeenSuperseded($0) }) else {
-            throw HistoryError("\(path) was written by a newer vmtally-history: use that one")
-        }
-        try migrator.migrate(database)
+        return migrator
     }
 
     /// Adds a recording; returns its number.

@@ -1,5 +1,6 @@
 import BootRecords
 import Foundation
+import GRDB
 import Testing
 
 @testable import vmtally_history
@@ -26,7 +27,7 @@ struct HistoryTests {
 
     private func withHistory(_ body: (History) throws -> Void) throws {
         defer { try? FileManager.default.removeItem(atPath: path) }
-        try body(try History(path: path))
+        try body(try History(path: path, for: .add))
     }
 
     @Test func keepsWhatWasAdded() throws {
@@ -59,7 +60,7 @@ struct HistoryTests {
     @Test func opensAgainAndRemoves() throws {
         try withHistory { history in
             _ = try history.add(recording("one", exits: [1]), revision: "")
-            let again = try History(path: path)
+            let again = try History(path: path, for: .add)
             #expect(try again.remove(1))
             #expect(try !again.remove(1))
             #expect(try again.entries().isEmpty)
@@ -74,6 +75,40 @@ struct HistoryTests {
                 .utf8
         )
         .write(to: URL(filePath: path))
-        #expect(throws: (any Error).self) { try History(path: path) }
+        #expect(throws: (any Error).self) { try History(path: path, for: .add) }
+    }
+
+    /// Whatever is read stays as it is, byte by byte; what is no history is refused.
+    @Test(arguments: [History.Purpose.read, .change]) func aFileThatIsNoHistory(purpose: History.Purpose) throws {
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try Data().write(to: URL(filePath: path))
+        #expect(throws: HistoryError.self) { try History(path: path, for: purpose) }
+        #expect(try Data(contentsOf: URL(filePath: path)).isEmpty)
+        try FileManager.default.removeItem(atPath: path)
+        let other = try DatabaseQueue(path: path)
+        try other.write { try $0.execute(sql: "CREATE TABLE mine (x)") }
+        try other.close()
+        let before = try Data(contentsOf: URL(filePath: path))
+        #expect(throws: HistoryError.self) { try History(path: path, for: purpose) }
+        #expect(throws: HistoryError.self) { try History(path: path, for: .add) }
+        #expect(try Data(contentsOf: URL(filePath: path)) == before)
+    }
+
+    @Test func readingWritesNothing() throws {
+        try withHistory { history in
+            _ = try history.add(recording("one", exits: [1]), revision: "")
+            let before = try Data(contentsOf: URL(filePath: path))
+            let reader = try History(path: path, for: .read)
+            #expect(try reader.entries().count == 1)
+            #expect(throws: (any Error).self) { try reader.remove(1) }
+            #expect(try Data(contentsOf: URL(filePath: path)) == before)
+        }
+    }
+
+    @Test func aFIFOIsRefusedAtOnce() throws {
+        defer { unlink(path) }
+        try #require(mkfifo(path, 0o600) == 0)
+        #expect(throws: HistoryError.self) { try History(path: path, for: .read) }
+        #expect(throws: HistoryError.self) { try readRecording(path) }
     }
 }

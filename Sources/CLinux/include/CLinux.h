@@ -101,4 +101,10 @@ int vmtally_pin_thread(int cpu);
 /* The CPUs that the calling thread may use, ascending, at most `room` of them; returns how many, or -errno. */
 int vmtally_allowed_cpus(int *cpus, int room);
 
+/* The program's arguments as the C library got them; *count of them, the program's name first. */
+char **vmtally_arguments(int *count);
+
+/* Writes what stdio has buffered for standard output. Returns 0, or errno when some of the output was not taken. */
+int vmtally_flush_stdout(void);
+
 #endif

@@ -49,6 +49,9 @@ public final class BootTrace {
         }
     }
 
+    /// The instance's folder.
+    public var path: String { instance.path }
+
     /// Where a process that is to be followed writes its own number before it starts the VMM.
     public var processFile: String { instance.path + "/set_event_pid" }
 
@@ -115,9 +118,9 @@ public final class BootTrace {
         try exits(.userspaceExitTracepoint)
     }
 
-    /// VM exits by the guest's RIP.
+    /// VM exits by the guest's RIP; none when some found no room.
     public func addresses() throws(TraceError) -> [UInt64: UInt64] {
-        let histogram = try instance.histograms("kvm_exit").first { $0.keys == ["guest_rip"] }
+        let histogram = try instance.histograms("kvm_exit").first { $0.keys == ["guest_rip"] && $0.dropped == 0 }
         return histogram?.entries.reduce(into: [:]) { sums, entry in
             if let address = entry.keys.first { sums[address, default: 0] += entry.count }
         } ?? [:]
@@ -125,7 +128,15 @@ public final class BootTrace {
 
     private func exits(_ source: ExitCounts.Source) throws(TraceError) -> TracedExits {
         take()
-        return TracedExits(source, try instance.histograms(source.rawValue))
+        let histograms = try instance.histograms(source.rawValue)
+        let lost = histograms.filter { $0.keys.last != TracedExits.timeKey && $0.keys != ["guest_rip"] }
+            .reduce(0) { $0 &+ $1.dropped }
+        guard lost == 0 else {
+            throw TraceError(
+                cause: "\(source.rawValue): the kernel's histogram lost \(lost) events",
+                remedy: "a count that is not whole is not shown")
+        }
+        return TracedExits(source, histograms)
     }
 }
 

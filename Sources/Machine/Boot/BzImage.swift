@@ -68,13 +68,22 @@ struct BzImage {
         commandLineLimit = Int(try file.load(UInt32.self, at: 0x238))
     }
 
-    /// Where to load the code in RAM that ends at `limit`: where the kernel wants it, else as low as it may.
+    private static let lowest: UInt64 = 0x10_0000
+
+    /// Where the kernel works in the end: one that is loaded lower moves up there (boot.rst, `pref_address`).
+    private var finalAddress: UInt64 {
+        guard preferredAddress < Self.lowest, let alignment else { return preferredAddress }
+        return (Self.lowest + alignment - 1) & ~(alignment - 1)
+    }
+
+    /// RAM that it takes to start, from address 0 on.
+    var memoryNeeded: UInt64 {
+        let (sum, overflow) = finalAddress.addingReportingOverflow(initSize)
+        return overflow ? .max : sum
+    }
+
+    /// Where to load the code in RAM that ends at `limit`; nil: there is too little of it.
     func loadAddress(limit: UInt64) -> UInt64? {
-        let lowest: UInt64 = 0x10_0000
-        var candidates = [preferredAddress]
-        if let alignment {
-            candidates.append((lowest + alignment - 1) & ~(alignment - 1))
-        }
-        return candidates.first { $0 >= lowest && $0 <= limit && initSize <= limit - $0 }
+        finalAddress >= Self.lowest && memoryNeeded <= limit ? finalAddress : nil
     }
 }

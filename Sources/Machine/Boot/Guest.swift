@@ -17,6 +17,27 @@ public enum Guest {
         }
     }
 
+    /// A Linux that was told to reset by a triple fault: `reboot=t`, or a list with a t in it (kernel-parameters.txt).
+    var tripleFaultResets: Bool {
+        guard case .linux(let images) = self else { return false }
+        return images.commandLine.split(separator: " ").contains { word in
+            word.hasPrefix("reboot=")
+                && word.dropFirst("reboot=".count).split(separator: ",").contains { $0.first == "t" }
+        }
+    }
+
+    /// The image of its program or kernel.
+    var bytes: UnsafeRawBufferPointer {
+        switch self {
+        case .bareMetal(let bytes), .multiboot(let bytes, _): bytes
+        case .linux(let images): images.kernel
+        }
+    }
+
+    var isLinux: Bool {
+        if case .linux = self { true } else { false }
+    }
+
     /// Multiboot images here are programs that test a machine.
     var isTest: Bool {
         switch self {
@@ -41,6 +62,16 @@ enum LoadedGuest {
     case multiboot(Multiboot)
 
     init(_ guest: Guest, into memory: GuestMemory, cpus: Int, tables: ACPITables) throws(MachineError) {
+        do throws(MachineError) {
+            try self.init(loading: guest, into: memory, cpus: cpus, tables: tables)
+        } catch {
+            throw ImageKind.explain(error, guest.bytes)
+        }
+    }
+
+    private init(
+        loading guest: Guest, into memory: GuestMemory, cpus: Int, tables: ACPITables
+    ) throws(MachineError) {
         switch guest {
         case .bareMetal(let bytes):
             let image = try lifted { () throws(ImageError) in try ELF64(bytes) }
@@ -50,6 +81,7 @@ enum LoadedGuest {
         case .multiboot(let bytes, let commandLine):
             self = .multiboot(
                 try Multiboot(bytes, commandLine: commandLine, name: "vmtally", into: memory, tables: tables))
+            _ = MPTable(cpus: cpus, hasPIC: tables.fixedHardware).write(to: memory)
         }
     }
 
@@ -75,14 +107,6 @@ enum LoadedGuest {
         switch self {
         case .bareMetal: false
         case .linux, .multiboot: index > 0
-        }
-    }
-
-    /// A PC resets when its processor shuts down; a bare-metal guest has failed.
-    var tripleFaultResets: Bool {
-        switch self {
-        case .bareMetal: false
-        case .linux, .multiboot: true
         }
     }
 

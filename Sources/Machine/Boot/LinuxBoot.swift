@@ -60,8 +60,9 @@ struct LinuxBoot {
         if BzImage.recognizes(images.kernel) {
             let image = try lifted { () throws(ImageError) in try BzImage(images.kernel) }
             guard let address = image.loadAddress(limit: memory.lowSize) else {
+                let needed = image.memoryNeeded >> 20 + (image.memoryNeeded & 0xF_FFFF == 0 ? 0 : 1)
                 throw .refused(
-                    .memory, "this kernel needs \(image.initSize >> 20) MiB from 1 MiB up", "give the guest more")
+                    .memory, "this kernel needs \(needed) MiB to start", "give the guest that or more")
             }
             try memory.copy(images.kernel[image.code], to: address)
             let kernel = address..<address + image.initSize

@@ -14,6 +14,8 @@ struct Multiboot {
     /// Bits 0 to 15 are demands; page-aligned modules (0) and memory information (1) are met.
     private static let unknownDemands: UInt32 = 0xFFFC
 
+    static let noHeader = "it has no Multiboot 1 header in its first 8 KiB"
+
     /// Fixed places at both ends of the low memory; an image may load between them and above 1 MiB.
     private enum Layout {
         /// Real mode's interrupt vectors, where IDTR points after a reset.
@@ -57,7 +59,7 @@ struct Multiboot {
     ) throws(MachineError) {
         _ = try tables.write(to: memory)
         guard let header = Self.header(bytes) else {
-            throw .image(.unsupported("it has no Multiboot 1 header in its first 8 KiB"))
+            throw .image(.unsupported(Self.noHeader))
         }
         guard header.flags & Self.unknownDemands == 0 else {
             throw .image(.unsupported("it demands Multiboot features \(hex(header.flags & 0xFFFF)); 0 and 1 are met"))
@@ -82,6 +84,7 @@ struct Multiboot {
         try memory.copy(Array(name.utf8.prefix(255)) + [0], to: Layout.name)
         try Self.writeInformation(MemoryMap(memory, tallyPage: tables.tallyPage), to: memory)
         try Self.writeInterruptHandlers(to: memory)
+        Self.writeDataArea(to: memory)
         memory.store(0x00CF_9B00_0000_FFFF as UInt64, at: Layout.gdt + 8)
         memory.store(0x00CF_9300_0000_FFFF as UInt64, at: Layout.gdt + 16)
     }
@@ -162,7 +165,7 @@ struct Multiboot {
             }
         }
         set(1 << 0 | 1 << 2 | 1 << 6 | 1 << 9, 0)
-        set(640, 4)
+        set(LinuxBoot.Layout.lowEnd >> 10, 4)
         set((memory.lowSize - LinuxBoot.Layout.highStart) >> 10, 8)
         set(Layout.commandLine, 16)
         set(UInt64(map.count), 44)
@@ -180,6 +183,16 @@ struct Multiboot {
         /// iret
         static let unused: (offset: UInt32, code: [UInt8]) = (0xFF53, [0xCF])
         static let segment: UInt32 = 0xF000
+    }
+
+    /// What programs read of the BIOS data area (IBM PC AT Technical Reference, 5): the first serial port, the segment of
+    /// the extended area, KiB of memory below that.
+    private static func writeDataArea(to memory: GuestMemory) {
+        memory.store(UART16550.ports.lowerBound, at: 0x400)
+        memory.store(UInt16(LinuxBoot.Layout.lowEnd >> 4), at: 0x40E)
+        memory.store(1 << 9 as UInt16, at: 0x410)  // one serial port
+        memory.store(UInt16(LinuxBoot.Layout.lowEnd >> 10), at: 0x413)
+        memory.store(1 as UInt8, at: LinuxBoot.Layout.lowEnd)  // KiB of the extended area
     }
 
     private static func writeInterruptHandlers(to memory: GuestMemory) throws(MachineError) {

@@ -71,7 +71,7 @@ public struct BreakpointSupport: Equatable, Sendable {
     }
 
     /// Builds the VM, tries it, and calls `stoppable` with the vCPU before it first runs.
-    fileprivate static func tryOut(
+    static func tryOut(
         _ system: borrowing System, _ table: CPUIDTable, stoppable: (borrowing VCPU) -> Void,
         outcome: (Result<BreakpointSupport, MachineError>) -> Void
     ) {
@@ -100,14 +100,17 @@ public struct BreakpointSupport: Equatable, Sendable {
                 return vcpu
             }
             stoppable(vcpu)
-            // Before the VM is taken apart, which takes the kernel milliseconds.
-            outcome(
-                .success(
-                    try lifted { () throws(KVMError) in
-                        var support = try trials(vcpu, longMode)
-                        support.rangeIsTaken = try rangeIsTaken(vcpu, longMode)
-                        return support
-                    }))
+            let result: Result<BreakpointSupport, MachineError>
+            do throws(KVMError) {
+                var support = try trials(vcpu, longMode)
+                support.rangeIsTaken = try rangeIsTaken(vcpu, longMode)
+                result = .success(support)
+            } catch {
+                result = .failure(.kvm(error))
+            }
+            // Before the VM is taken apart, which takes the kernel milliseconds; and before the vCPU's run page goes, which
+            // whoever stops the trial writes to.
+            outcome(result)
             withExtendedLifetime(memory) {}
         } catch {
             outcome(.failure(error))

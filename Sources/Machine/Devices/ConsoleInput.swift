@@ -32,16 +32,31 @@ final class ConsoleInput: Sendable {
             return
         }
         before = settings
+    }
+
+    /// The guest gets the keyboard, until ``restore()``.
+    func begin() {
+        guard var settings = before else { return }
         cfmakeraw(&settings)
         // Output stays as it was: our own messages end lines with a line feed alone.
         settings.c_oflag |= tcflag_t(OPOST)
-        tcsetattr(descriptor, TCSANOW, &settings)
+        set(&settings)
+    }
+
+    /// A process that has gone to the background meanwhile sets its terminal all the same, instead of being stopped.
+    private func set(_ settings: inout termios) {
+        var (stop, before) = (sigset_t(), sigset_t())
+        sigemptyset(&stop)
+        sigaddset(&stop, SIGTTOU)
+        pthread_sigmask(SIG_BLOCK, &stop, &before)
+        while tcsetattr(descriptor, TCSANOW, &settings) != 0, errno == EINTR {}
+        pthread_sigmask(SIG_SETMASK, &before, nil)
     }
 
     /// Gives the terminal back as it was.
     func restore() {
         if var before {
-            tcsetattr(descriptor, TCSANOW, &before)
+            set(&before)
         }
     }
 

@@ -28,7 +28,7 @@ package enum GuestRequest: Equatable {
     var end: RunEnd {
         switch self {
         case .exit(let status): .exited(status: status)
-        case .powerOff: .powerOff
+        case .powerOff: .powerOff(status: 0)
         case .reset: .reset
         case .marker: .marker
         }

@@ -1,5 +1,9 @@
+import CLinux
+import CLinuxKVM
+import Glibc
 import KVM
 import Linux
+import Synchronization
 
 /// What a PC has beyond its fixed parts.
 public struct DeviceConfiguration: Sendable {
@@ -79,15 +83,18 @@ struct MachineDevices {
     static let virtioWindow = IOAPIC.address + 0x1000
 
     let platform: Platform
-    /// Nil: nothing to wait for.
-    let loop: EventLoop?
+    /// Threads that work for the devices: one for each disk, which may be slow, and one for all else. None: nothing to
+    /// wait for.
+    let loops: [EventLoop]
     let input: ConsoleInput?
+    let messages: GuestMessages
     /// Where split chips leave it to us.
     let ioAPIC: IOAPIC?
 
     /// The least that a bare-metal guest finds: a UART for polling and the exit port.
     init(bareMetal output: SerialOutput, marker: BootMarker, extension more: (any MachineExtension)? = nil) {
-        loop = nil
+        loops = []
+        messages = GuestMessages()
         input = nil
         ioAPIC = nil
         platform = Platform(
@@ -121,6 +128,7 @@ struct MachineDevices {
         var ports: [(ClosedRange<UInt16>, any Device)] = [
             (ExitPort.port...ExitPort.port, ExitPort()),
             (BootMarkerPort.port...BootMarkerPort.port, BootMarkerPort(marker)),
+            (StatusPort.port...StatusPort.port, StatusPort(control)),
             (KeyboardController.ports, KeyboardController()),
             (RealTimeClock.ports, RealTimeClock(memory: memory.size)),
             (SystemControlPort.ports, SystemControlPort()),
@@ -132,13 +140,25 @@ struct MachineDevices {
             ports.append((InterruptTestPorts.ports, InterruptTestPorts(lines: (0..<24).map(line))))
         }
         var backends: [any VirtioBackend] = []
-        let loop = try lifted { () throws(SystemError) in try EventLoop() }
+        let loop = try EventLoop.make()
+        let isOver: @Sendable () -> Bool = { control.isOver }
+        let report = GuestMessages(configuration.report)
+        messages = report
+        // A file as input cannot be waited for: it is read when there may be room.
+        let more = try EventDescriptor.make()
+        let inputIsFile = configuration.input.map(Self.isFile) ?? false
         let drained: @Sendable () -> Void = { [input = configuration.input, weak loop] in
-            if let input { loop?.rearm(input) }
+            guard let input else { return }
+            if inputIsFile {
+                more.signal()
+            } else {
+                loop?.rearm(input)
+            }
         }
         var room: @Sendable () -> Int = { 0 }
         var deliver: @Sendable (ArraySlice<UInt8>) -> Void = { _ in }
         var console: VirtioConsole?
+        var waitForReader: EventDescriptor?
         switch configuration.console {
         case .serial:
             let uart = UART16550(output: output, interrupt: line(UART16550.irq), drained: drained)
@@ -146,14 +166,25 @@ struct MachineDevices {
             room = { uart.receiveRoom }
             deliver = { uart.receive($0) }
         case .virtio:
-            let device = VirtioConsole(output: output, drained: drained)
+            let writable = try EventDescriptor.make()
+            waitForReader = writable
+            let device = VirtioConsole(output: output, drained: drained) { [weak loop] in
+                let waits = output.descriptor.map { loop?.whenWritable($0) { _ in writable.signal() } ?? false }
+                if waits != true { writable.signal() }
+            }
             backends.append(device)
             room = { device.receiveRoom }
             console = device
         case .none: break
         }
         for disk in configuration.disks {
-            backends.append(try VirtioBlock(path: disk.path, isReadOnly: disk.isReadOnly))
+            let device = try VirtioBlock(path: disk.path, isReadOnly: disk.isReadOnly, isOver: isOver)
+            if device.excess > 0 {
+                configuration.report(
+                    "disk \(disk.path): the last \(device.excess) bytes are no whole sector of 512: the guest has none of them"
+                )
+            }
+            backends.append(device)
         }
         if configuration.entropy {
             backends.append(VirtioEntropy())
@@ -165,9 +196,23 @@ struct MachineDevices {
                 })
         }
         var transports: [VirtioMMIO] = []
+        var loops = [loop]
         for (index, backend) in backends.enumerated() {
+            let own = backend.mayBlock ? try EventLoop.make() : loop
+            if own !== loop {
+                loops.append(own)
+            }
             transports.append(
-                try Self.connect(backend, configuration.virtio[index], configuration, memory, vm, line, loop))
+                try Self.connect(
+                    backend, configuration.virtio[index], memory, vm, line, own,
+                    byEvents: configuration.eventDescriptors, report: report.take, isOver: isOver))
+        }
+        if let waitForReader, let transport = transports.first {
+            try loop.watch(waitForReader.rawValue) { loop in
+                waitForReader.clear()
+                loop.rearm(waitForReader.rawValue)
+                transport.notify(VirtioConsole.transmitQueue)
+            }
         }
         if let console, let transport = transports.first {
             deliver = { bytes in
@@ -177,7 +222,7 @@ struct MachineDevices {
         }
         for transport in transports {
             guard let network = transport.backend as? VirtioNetwork else { continue }
-            loop.add(network.descriptor) { _ in transport.notify(VirtioNetwork.receiveQueue) }
+            try loop.watch(network.descriptor) { _ in transport.notify(VirtioNetwork.receiveQueue) }
         }
         platform =
             if let ioAPIC {
@@ -185,57 +230,126 @@ struct MachineDevices {
             } else {
                 Platform(ports: ports, slots: transports, window: Self.virtioWindow)
             }
-        self.loop = loop
-        if let descriptor = configuration.input {
-            let input = ConsoleInput(descriptor, room: room, deliver: deliver) { control.finish(.quit) }
-            self.input = input
-            loop.add(descriptor) { loop in
+        self.loops = loops
+        guard let descriptor = configuration.input else {
+            input = nil
+            return
+        }
+        let input = ConsoleInput(descriptor, room: room, deliver: deliver) { control.finish(.quit) }
+        self.input = input
+        if inputIsFile {
+            try loop.watch(more.rawValue) { loop in
+                more.clear()
+                loop.rearm(more.rawValue)
+                if input.take() { more.signal() }
+            }
+            more.signal()
+        } else {
+            try loop.watch(descriptor) { loop in
                 if input.take() { loop.rearm(descriptor) }
             }
-        } else {
-            input = nil
+        }
+    }
+
+    /// What epoll(7) cannot wait for.
+    private static func isFile(_ descriptor: Int32) -> Bool {
+        var status = stat()
+        return fstat(descriptor, &status) == 0 && [S_IFREG, S_IFDIR, S_IFBLK].contains(status.st_mode & S_IFMT)
+    }
+
+    /// Stops the threads. One that hangs in a system call, for a disk that does not answer, is left to the end of the
+    /// process: nobody waits for it, and all that it may touch lives as long as it does.
+    static func stop(_ running: [(loop: EventLoop, thread: Thread)]) {
+        let deadline = monotonicNanoseconds() + 50_000_000
+        running.forEach { $0.loop.stop() }
+        for (loop, thread) in running {
+            if loop.hasStopped(by: deadline) {
+                thread.join()
+            } else {
+                thread.detach()
+            }
         }
     }
 
     /// Puts a transport before a backend and wires it to KVM.
+    ///
+    /// - Parameter byEvents: by ioeventfd and irqfd; else a vCPU's thread takes notifications.
     private static func connect(
-        _ backend: any VirtioBackend, _ place: ACPITables.VirtioDevice, _ configuration: DeviceConfiguration,
-        _ memory: GuestMemory, _ vm: SharedVM, _ line: (UInt32) -> InterruptLine, _ loop: EventLoop
+        _ backend: any VirtioBackend, _ place: ACPITables.VirtioDevice, _ memory: GuestMemory, _ vm: SharedVM,
+        _ line: (UInt32) -> InterruptLine, _ loop: EventLoop, byEvents: Bool,
+        report: @escaping @Sendable (String) -> Void, isOver: @escaping @Sendable () -> Bool
     ) throws(MachineError) -> VirtioMMIO {
-        guard configuration.eventDescriptors else {
+        let interrupt: @Sendable () -> Void
+        if byEvents {
+            let event = try EventDescriptor.make()
+            try lifted { () throws(KVMError) in try vm.machine.registerIRQFD(event.rawValue, gsi: place.gsi) }
+            interrupt = { event.signal() }
+        } else {
             let line = line(place.gsi)
-            return VirtioMMIO(
-                backend, memory: memory,
-                interrupt: {
-                    line(true)
-                    line(false)
-                }, report: configuration.report)
-        }
-        let interrupt = try lifted { () throws(SystemError) in try EventDescriptor() }
-        let transport = VirtioMMIO(
-            backend, memory: memory, interrupt: { interrupt.signal() }, report: configuration.report)
-        do throws(KVMError) {
-            try vm.machine.registerIRQFD(interrupt.rawValue, gsi: place.gsi)
-        } catch {
-            throw .kvm(error)
-        }
-        for queue in 0..<transport.queueCount {
-            let event = try lifted { () throws(SystemError) in try EventDescriptor() }
-            do throws(KVMError) {
-                try vm.machine.registerIOEvent(
-                    event.rawValue, address: place.address + VirtioMMIO.notifyOffset, length: 4, in: .memory,
-                    match: UInt64(queue))
-            } catch {
-                throw .kvm(error)
+            interrupt = {
+                line(true)
+                line(false)
             }
-            loop.add(event.rawValue) { loop in
+        }
+        var events: [EventDescriptor] = []
+        for _ in backend.queueSizes {
+            events.append(try EventDescriptor.make())
+        }
+        let transport = VirtioMMIO(
+            backend, memory: memory, interrupt: interrupt, report: report, isOver: isOver,
+            handOver: { [events] in events[$0].signal() })
+        for (queue, event) in events.enumerated() {
+            if byEvents {
+                try lifted { () throws(KVMError) in
+                    try vm.machine.registerIOEvent(
+                        event.rawValue, address: place.address + VirtioMMIO.notifyOffset, length: 4, in: .memory,
+                        match: UInt64(queue))
+                }
+            }
+            try loop.watch(event.rawValue) { loop in
                 event.clear()
                 loop.rearm(event.rawValue)
-                transport.notify(queue)
+                if transport.work(queue) { event.signal() }
             }
         }
         return transport
     }
+}
+
+extension EventDescriptor {
+    fileprivate static func make() throws(MachineError) -> EventDescriptor {
+        try lifted { () throws(SystemError) in try EventDescriptor() }
+    }
+}
+
+extension EventLoop {
+    fileprivate static func make() throws(MachineError) -> EventLoop {
+        try lifted { () throws(SystemError) in try EventLoop() }
+    }
+
+    fileprivate func watch(_ descriptor: Int32, _ handler: @escaping Handler) throws(MachineError) {
+        _ = try lifted { () throws(SystemError) in try add(descriptor, handler) }
+    }
+}
+
+/// Messages that a guest can cause, the first few of which are passed on.
+final class GuestMessages: Sendable {
+    static let limit = 8
+
+    private let pass: @Sendable (String) -> Void
+    private let count = Atomic(0)
+
+    init(_ pass: @escaping @Sendable (String) -> Void = { _ in }) {
+        self.pass = pass
+    }
+
+    @Sendable func take(_ message: String) {
+        guard count.add(1, ordering: .relaxed).oldValue < Self.limit else { return }
+        pass(message)
+    }
+
+    /// Messages that were not passed on.
+    var withheld: Int { max(0, count.load(ordering: .relaxed) - Self.limit) }
 }
 
 /// A machine that devices can hold on to.

@@ -20,8 +20,13 @@ public final class SerialOutput: Sendable {
     /// A guest that floods a capture is cut off here.
     public static let captureLimit = 1 << 20
     private static let bufferSize = 4096
+    /// How long the end of the run waits for a reader that takes nothing, ns.
+    private static let patience: UInt64 = 50_000_000
+    /// How often a vCPU that waits for the reader looks whether the run has ended, ns.
+    private static let look: UInt64 = 10_000_000
 
     private let target: Target
+    private let writer: PatientWriter
     private let immediate: Bool
     private struct Buffer {
         var bytes: [UInt8] = []
@@ -39,62 +44,100 @@ public final class SerialOutput: Sendable {
         self.init(target, marker: nil)
     }
 
-    /// - Parameter marker: sees all bytes.
-    init(_ target: Target, marker: BootMarker?) {
+    /// - Parameters:
+    ///   - marker: sees all bytes.
+    ///   - watchesForPanic: the guest is a Linux, which says so.
+    init(_ target: Target, marker: BootMarker?, watchesForPanic: Bool = false) {
         self.marker = marker
+        self.watchesForPanic = watchesForPanic
         switch target {
         case .descriptor(let descriptor) where descriptor >= 0:
             self.target = target
             immediate = isatty(descriptor) == 1
+            writer = PatientWriter(descriptor)
         case .descriptor:
             // poll(2) would wait for it for ever.
             self.target = .none
             immediate = false
+            writer = PatientWriter(-1)
         case .none, .capture:
             self.target = target
             immediate = false
+            writer = PatientWriter(-1)
         }
     }
 
-    /// Takes one byte from the guest.
+    /// What Linux prints, whatever its log level, when it gives up (kernel/panic.c). Its first byte comes only once.
+    private static let panic: StaticString = "Kernel panic - not syncing"
+    private let watchesForPanic: Bool
+    /// Bytes of it that came last.
+    private let panicBytes = Atomic(0)
+
+    /// The guest's kernel has said that it panicked.
+    var hasPanicked: Bool { panicBytes.load(ordering: .relaxed) == Self.panic.utf8CodeUnitCount }
+
+    private func watch(_ byte: UInt8) {
+        let seen = panicBytes.load(ordering: .relaxed)
+        guard seen < Self.panic.utf8CodeUnitCount else { return }
+        let text = Self.panic.utf8Start
+        panicBytes.store(text[seen] == byte ? seen + 1 : text[0] == byte ? 1 : 0, ordering: .relaxed)
+    }
+
+    /// Takes one byte from the guest; the caller waits for the reader as long as the run lasts.
     func send(_ byte: UInt8) {
         marker?.watch(CollectionOfOne(byte))
+        if watchesForPanic { watch(byte) }
         switch target {
         case .none: break
         case .capture:
             buffer.withLock { if $0.bytes.count < Self.captureLimit { $0.bytes.append(byte) } }
-        case .descriptor(let descriptor):
+        case .descriptor:
             buffer.withLock { buffer in
                 buffer.bytes.append(byte)
-                if immediate || byte == 0x0A || buffer.bytes.count >= Self.bufferSize {
-                    drain(&buffer, to: descriptor)
+                guard immediate || byte == 0x0A || buffer.bytes.count >= Self.bufferSize else { return }
+                while !drain(&buffer), !runHasEnded.load(ordering: .relaxed) {
+                    _ = writer.wait(until: monotonicNanoseconds() + Self.look)
                 }
             }
         }
     }
 
-    /// Takes bytes from the guest.
-    func send(_ bytes: UnsafeRawBufferPointer) {
-        marker?.watch(bytes)
+    /// Takes bytes from the guest, as many as the buffer has room for; nobody waits.
+    ///
+    /// - Returns: how many were taken. Fewer than there were: ``descriptor`` will have room.
+    func offer(_ bytes: UnsafeRawBufferPointer) -> Int {
+        let taken: Int
         switch target {
-        case .none: break
+        case .none: taken = bytes.count
         case .capture:
             buffer.withLock { buffer in
                 buffer.bytes.append(contentsOf: bytes.prefix(max(0, Self.captureLimit - buffer.bytes.count)))
             }
-        case .descriptor(let descriptor):
-            buffer.withLock { buffer in
-                for start in stride(from: 0, to: bytes.count, by: Self.bufferSize) {
-                    buffer.bytes.append(contentsOf: bytes[start..<min(bytes.count, start + Self.bufferSize)])
-                    drain(&buffer, to: descriptor)
+            taken = bytes.count
+        case .descriptor:
+            taken = buffer.withLock { buffer in
+                var taken = 0
+                while taken < bytes.count {
+                    let room = Self.bufferSize - buffer.bytes.count
+                    guard room > 0 else { return taken }
+                    let piece = bytes[taken..<min(bytes.count, taken + room)]
+                    buffer.bytes.append(contentsOf: piece)
+                    taken += piece.count
+                    _ = drain(&buffer)
                 }
+                return taken
             }
         }
+        if taken > 0 {
+            marker?.watch(bytes.prefix(taken))
+            if watchesForPanic { bytes.prefix(taken).forEach(watch) }
+        }
+        return taken
     }
 
-    /// Writes all of the buffer, waiting for the reader as long as the run lasts.
-    private func drain(_ buffer: inout Buffer, to descriptor: Int32) {
-        while !Self.write(&buffer, to: descriptor), !runHasEnded.load(ordering: .relaxed) {}
+    /// What to wait for when there was no room; nil: there always is.
+    var descriptor: Int32? {
+        if case .descriptor = target { writer.descriptor } else { nil }
     }
 
     /// From now on no vCPU waits for the reader: what it has not taken stays in the buffer for ``flush()``.
@@ -102,10 +145,16 @@ public final class SerialOutput: Sendable {
         runHasEnded.store(true, ordering: .relaxed)
     }
 
-    /// Writes what is buffered. False when the reader has not taken all of it within a tenth of a second.
+    /// Writes what is buffered. False when the reader has not taken all of it after a moment.
     func flush() -> Bool {
-        guard case .descriptor(let descriptor) = target else { return true }
-        return buffer.withLock { Self.write(&$0, to: descriptor) }
+        guard case .descriptor = target else { return true }
+        return buffer.withLock { buffer in
+            let deadline = monotonicNanoseconds() + Self.patience
+            while !drain(&buffer) {
+                guard writer.wait(until: deadline) else { return false }
+            }
+            return true
+        }
     }
 
     /// What a ``Target/capture`` has received.
@@ -120,23 +169,14 @@ public final class SerialOutput: Sendable {
         }
     }
 
-    /// Empties the buffer, or waits a little for room at the reader's.
-    ///
-    /// Waits in poll(2): a write that blocks could not be called off but by a signal at the right moment. Where poll
-    /// finds room, a pipe takes up to PIPE_BUF at once.
-    private static func write(_ buffer: inout Buffer, to descriptor: Int32) -> Bool {
-        var room = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+    /// Writes from the buffer what the reader has room for. False when something is left.
+    private func drain(_ buffer: inout Buffer) -> Bool {
         while !buffer.bytes.isEmpty {
-            guard poll(&room, 1, 100) > 0 else { return false }
-            let written = buffer.bytes.withUnsafeBytes {
-                Glibc.write(descriptor, $0.baseAddress, min($0.count, 4096))
-            }
-            if written > 0 {
-                buffer.bytes.removeFirst(written)
-            } else if errno == EAGAIN || errno == EINTR {
-                return false
-            } else {
-                buffer.error = buffer.lost == 0 ? errno : buffer.error
+            switch buffer.bytes.withUnsafeBytes({ writer.write($0) }) {
+            case .written(let count): buffer.bytes.removeFirst(count)
+            case .full: return false
+            case .failed(let error):
+                buffer.error = buffer.lost == 0 ? error : buffer.error
                 buffer.lost += UInt64(buffer.bytes.count)
                 buffer.bytes.removeAll(keepingCapacity: true)
             }

@@ -11,6 +11,7 @@ final class UART16550: ByteDevice {
 
     /// Bytes that wait for the guest, beyond the chip's 16: the guest cannot tell from a sender that is quick.
     static let receiveLimit = 4096
+    private static let looksOfPolling = 16
     /// Depth of the chip's own FIFO, which loopback fills.
     private static let fifoDepth = 16
 
@@ -29,6 +30,9 @@ final class UART16550: ByteDevice {
         var transmitterEmptied = false
         /// State of the interrupt line.
         var line = false
+        /// Reads of the line status one after the other, with nothing received and nothing sent between them: what a
+        /// program does that waits for a key. A driver that is about to send looks once.
+        var looks = 0
 
         /// Bit 7 of the line control register turns registers 0 and 1 into the divisor latch.
         var divisorLatchAccess: Bool { lineControl & 0x80 != 0 }
@@ -36,6 +40,7 @@ final class UART16550: ByteDevice {
         /// The guest wants an interrupt for what it receives. OUT2 lets interrupts through to a PC's interrupt
         /// controller: a driver that only probes the chip does not set it.
         var listens: Bool { interruptEnable & 1 != 0 && modemControl & 0x18 == 0x08 }
+        var polls: Bool { looks >= UART16550.looksOfPolling }
         var dataReady: Bool { receivedStart < received.count }
 
         /// Bits 0 to 3 of the interrupt identification register, highest priority first (table 5).
@@ -79,7 +84,7 @@ final class UART16550: ByteDevice {
 
     /// - Parameters:
     ///   - interrupt: the line; without one the port is for polling.
-    ///   - drained: called when the guest has read the last byte received, or has begun to listen.
+    ///   - drained: called when the guest has read the last byte received, or has begun to listen or to poll.
     init(output: SerialOutput, interrupt: InterruptLine? = nil, drained: @escaping @Sendable () -> Void = {}) {
         self.output = output
         self.interrupt = interrupt
@@ -89,6 +94,7 @@ final class UART16550: ByteDevice {
     func read(_ register: UInt32) -> UInt8 {
         registers.withLock { registers in
             defer { update(&registers) }
+            if register != 5, !registers.polls { registers.looks = 0 }
             switch register {
             case 0:
                 guard !registers.divisorLatchAccess else { return UInt8(truncatingIfNeeded: registers.divisor) }
@@ -113,6 +119,10 @@ final class UART16550: ByteDevice {
                 // Transmitter holding and shift registers empty.
                 let status: UInt8 = 0x60 | (registers.dataReady ? 1 : 0) | (registers.overrun ? 2 : 0)
                 registers.overrun = false
+                if !registers.dataReady, !registers.polls {
+                    registers.looks += 1
+                    if registers.polls { drained() }
+                }
                 return status
             case 6: return registers.modemStatus
             default: return registers.scratch
@@ -125,6 +135,7 @@ final class UART16550: ByteDevice {
         let sends = registers.withLock { registers in
             guard !registers.divisorLatchAccess, !registers.loopback else { return false }
             registers.transmitterEmptied = true
+            if !registers.polls { registers.looks = 0 }
             update(&registers)
             return true
         }
@@ -154,6 +165,7 @@ final class UART16550: ByteDevice {
             case 1 where registers.divisorLatchAccess:
                 registers.divisor = registers.divisor & 0x00FF | UInt16(value) << 8
             case 1:
+                registers.looks = 0
                 // Turning the interrupt on while the transmitter is empty raises it.
                 if value & 2 != 0, registers.interruptEnable & 2 == 0 {
                     registers.transmitterEmptied = true
@@ -161,6 +173,7 @@ final class UART16550: ByteDevice {
                 registers.interruptEnable = value & 0x0F
             case 2:
                 registers.fifoEnabled = value & 1 == 1
+                registers.looks = 0
                 if value & 2 != 0 {
                     registers.received.removeAll(keepingCapacity: true)
                     registers.receivedStart = 0
@@ -178,11 +191,12 @@ final class UART16550: ByteDevice {
         return nil
     }
 
-    /// Room for bytes from outside: none before the guest wants to be told of them, for its driver empties the FIFO as it
-    /// starts.
+    /// Room for bytes from outside: none before the guest wants to be told of them or waits for one, for its driver empties
+    /// the FIFO as it starts.
     var receiveRoom: Int {
         registers.withLock { registers in
-            registers.listens ? Self.receiveLimit - (registers.received.count - registers.receivedStart) : 0
+            registers.listens || registers.polls
+                ? Self.receiveLimit - (registers.received.count - registers.receivedStart) : 0
         }
     }
 

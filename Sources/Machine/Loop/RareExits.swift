@@ -10,6 +10,7 @@ struct RareExits: ~Copyable {
     let memory: GuestMemory
     let ioAPIC: IOAPIC?
     var interposer: CPUIDInterposer
+    let isPC: Bool
     /// KVM_EXIT_SHUTDOWN is the guest's way to reset.
     let tripleFaultResets: Bool
 
@@ -71,10 +72,16 @@ struct RareExits: ~Copyable {
         case .endOfInterrupt(let vector):
             ioAPIC?.endOfInterrupt(vector: vector)
             return true
-        case .shutdown:
-            guard tripleFaultResets else { return fail(vcpu, control, exit, "triple fault") }
+        case .shutdown where tripleFaultResets:
             control.finish(.reset)
             return false
+        case .shutdown where isPC:
+            let failure = GuestFailure(
+                vcpu: index, cause: "KVM_EXIT_SHUTDOWN", state: GuestState(vcpu, memory).description)
+            control.finish(.tripleFault(failure))
+            return false
+        case .shutdown:
+            return fail(vcpu, control, exit, "triple fault")
         case .systemEvent(let type):
             control.finish(.systemEvent(type: type))
             return false

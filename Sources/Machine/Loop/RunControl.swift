@@ -8,6 +8,7 @@ import Synchronization
 final class RunControl: Sendable {
     private struct State {
         var end: RunEnd?
+        var guestStatus: UInt8 = 0
         var running: Int
         /// vCPUs inside their loop, to be kicked out of KVM_RUN.
         var kickable: [Int: Kick] = [:]
@@ -23,6 +24,7 @@ final class RunControl: Sendable {
     }
 
     private let state: Mutex<State>
+    private let over = Atomic(false)
     /// Readable once the run has an end.
     private let finished: EventDescriptor
 
@@ -34,14 +36,24 @@ final class RunControl: Sendable {
         KickSignal.install()
     }
 
+    /// Whether the run has ended, without a lock.
+    var isOver: Bool { over.load(ordering: .acquiring) }
+
     /// How the run ended; nil while it goes on.
     var end: RunEnd? { state.withLock { $0.end } }
+
+    /// The status that the guest wants its power-off to have.
+    var guestStatus: UInt8 {
+        get { state.withLock { $0.guestStatus } }
+        set { state.withLock { $0.guestStatus = newValue } }
+    }
 
     /// Ends the run for all vCPUs. The first end counts.
     func finish(_ end: RunEnd) {
         let first = state.withLock { state in
             guard state.end == nil else { return false }
-            state.end = end
+            state.end = end == .powerOff(status: 0) ? .powerOff(status: state.guestStatus) : end
+            over.store(true, ordering: .releasing)
             for kick in state.kickable.values {
                 KickSignal.send(kick)
             }
@@ -124,6 +136,9 @@ final class RunControl: Sendable {
         case timeout
     }
 
+    /// Should a wake-up get lost, it is noticed all the same, ms.
+    private static let look: UInt64 = 1000
+
     private func sleep(until deadline: UInt64, _ signals: borrowing EndingSignals) -> Wakeup {
         var waits = [
             pollfd(fd: finished.rawValue, events: Int16(POLLIN), revents: 0),
@@ -131,16 +146,16 @@ final class RunControl: Sendable {
         ]
         while true {
             let now = monotonicNanoseconds()
-            let left = deadline == .max ? -1 : Int32(clamping: (max(deadline, now) - now + 999_999) / 1_000_000)
-            let ready = poll(&waits, 2, left)
-            if ready == 0 {
-                return .timeout
-            }
-            if waits[1].revents != 0, let signal = signals.next() {
+            let left = (max(deadline, now) - now) / 1_000_000
+            let ready = poll(&waits, 2, Int32(left < Self.look ? left + 1 : Self.look))
+            if ready > 0, waits[1].revents != 0, let signal = signals.next() {
                 return .signal(signal)
             }
-            if waits[0].revents != 0 {
+            if isOver {
                 return .ended
+            }
+            if monotonicNanoseconds() >= deadline {
+                return .timeout
             }
         }
     }

@@ -6,10 +6,14 @@ public enum RunEnd: Equatable, Sendable {
     case exited(status: UInt32)
     /// Every vCPU halted with nothing left to wake it.
     case halted
-    /// The guest switched itself off.
-    case powerOff
-    /// The guest reset itself, be it by a triple fault where that is its way.
+    /// The guest switched itself off; `status` is what it wrote to port 0xF6 before, 0 unless it did.
+    case powerOff(status: UInt8)
+    /// The guest reset itself, be it by a triple fault where its command line says that this is its way.
     case reset
+    /// The processor shut down, and no reset was asked for.
+    case tripleFault(GuestFailure)
+    /// The guest's kernel said on the console that it panicked; then it reset or halted.
+    case panicked
     /// The guest's boot was over, and the run was to end there.
     case marker
     /// The user asked for it at the guest's console.
@@ -27,16 +31,27 @@ public enum RunEnd: Equatable, Sendable {
     public var exitStatus: Int32 {
         switch self {
         case .exited(let status): Int32(truncatingIfNeeded: status & 0xFF)
-        case .halted, .powerOff, .reset, .marker, .quit: 0
+        case .powerOff(let status): Int32(status)
+        case .halted, .reset, .marker, .quit: 0
         case .systemEvent(let type): type == UInt32(KVM_SYSTEM_EVENT_CRASH) ? 1 : 0
         case .timeout: 124
         case .interrupted(let signal): 128 + signal
-        case .failed: 1
+        case .failed, .tripleFault, .panicked: 1
+        }
+    }
+
+    /// What there is to say of it to whoever sees neither table nor JSON; nil where the status says it all.
+    public var remark: String? {
+        switch self {
+        case .tripleFault(let failure): "the guest's processor shut down by a triple fault: \(failure)"
+        case .panicked: "the guest's kernel panicked: see its console"
+        case .failed(let failure): "\(failure)"
+        default: nil
         }
     }
 
     /// Someone outside ended the run.
-    var isCalledOff: Bool {
+    public var isCalledOff: Bool {
         switch self {
         case .timeout, .interrupted: true
         default: false
@@ -50,6 +65,8 @@ public enum RunEnd: Equatable, Sendable {
         case .halted: "halted"
         case .powerOff: "power-off"
         case .reset: "reset"
+        case .tripleFault: "triple-fault"
+        case .panicked: "panic"
         case .marker: "marker"
         case .quit: "quit"
         case .systemEvent: "system-event"

@@ -24,6 +24,8 @@ public struct RunResult: Sendable {
     /// What the guest's threads were confined to; nil: nothing.
     public let sandbox: SandboxState?
     public let leaf: LeafReport
+    /// Messages about devices that a guest caused over and over: those after the first few.
+    public let withheldMessages: Int
 
     /// All vCPUs together.
     public var total: ExitCounts { vcpus.sum() ?? .none(of: .vmm, .kvm) }

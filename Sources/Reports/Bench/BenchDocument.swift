@@ -128,9 +128,17 @@ public struct BenchDocument: Codable, Sendable {
     public let host: HostIdentity
     public let method: Method
     public let exact: Bool
+    /// True: a signal ended it before all was measured. Absent otherwise.
+    public let cutOff: Bool?
     public let kinds: [Kind]
 
-    public init(_ result: BenchResult, host: HostIdentity, version: String) {
+    enum CodingKeys: String, CodingKey {
+        case schema, tool, host, method, exact, kinds
+        case cutOff = "cut_off"
+    }
+
+    public init(_ result: BenchResult, host: HostIdentity, version: String, cutOff: Bool = false) {
+        self.cutOff = cutOff ? true : nil
         schema = Self.schema
         tool = Tool(name: "vmtally", version: version)
         self.host = host
@@ -163,6 +171,7 @@ public struct BenchDocument: Codable, Sendable {
             throw .unreadable("\(error)")
         }
         guard schema == Self.schema else { throw .otherSchema(schema) }
+        if let problem = problem() { throw .unreadable("damaged: \(problem)") }
     }
 
     /// The document on one line, keys sorted, so that two of them can be compared as text.

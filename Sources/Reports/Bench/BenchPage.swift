@@ -22,7 +22,8 @@ public struct BenchPage: Sendable {
     public func html() -> String {
         Page(
             title: "What a VM exit costs on \(document.host.backend)",
-            summary: "\(document.host.cpu), Linux \(document.host.kernel); vmtally bench, \(document.method.taken)",
+            summary: "\(document.host.cpu), Linux \(document.host.kernel); vmtally bench, \(document.method.taken)"
+                + (document.cutOff == true ? "; cut off by a signal before all was measured" : ""),
             body: "\(verdict)\(overview)\(table)\(distributions)\(missing)\(method)"
         ).html()
     }
@@ -128,7 +129,7 @@ public struct BenchPage: Sendable {
         let kHz = Double(document.host.tscKHz)
         guard kHz > 0 else { return "" }
         let time = Double(cycles) * 1e6 / kHz
-        return time < 100 ? fixed(time, 1) : grouped(UInt64(time.rounded()))
+        return time < 100 ? fixed(time, 1) : BootComparisonReport.number(time.rounded())
     }
 
     // MARK: - Distributions

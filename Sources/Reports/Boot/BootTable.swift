@@ -24,12 +24,13 @@ public struct BootTable: Sendable {
             ])
         }
         lines += table.lines()
+        if recording.cutOff == true { lines.append("cut off by a signal: not all boots were made") }
         return lines
     }
 
     private static func spread(_ values: [UInt64]) -> String {
         guard let least = values.min(), let most = values.max() else { return "" }
-        let median = grouped(UInt64(Statistics.median(values.map { Double($0) }).rounded()))
+        let median = BootComparisonReport.number(Statistics.median(values.map { Double($0) }).rounded())
         return least == most ? median : "\(median) (\(grouped(least)) to \(grouped(most)))"
     }
 }

@@ -184,6 +184,8 @@ public struct RunDocument: Encodable, Sendable {
     public let exits: Exits
     /// KVM's own counters by name, summed over VM and vCPUs.
     public let kernel: [String: UInt64]
+    /// Why `kernel` is empty; absent when it is not.
+    public let kernelMissing: String?
     /// Absent unless the host kernel has the patches of kernel-patch/.
     public let hardware: Hardware?
     public let leaf: Leaf
@@ -192,6 +194,7 @@ public struct RunDocument: Encodable, Sendable {
     enum CodingKeys: String, CodingKey {
         case schema, tool, host, vm, status, exits, kernel, hardware, leaf, sandbox
         case wallNanoseconds = "wall_ns"
+        case kernelMissing = "kernel_missing"
     }
 
     public init(
@@ -212,6 +215,7 @@ public struct RunDocument: Encodable, Sendable {
             byRIP: byRIP?.rows.map(Place.init),
             byRIPOthers: byRIP.map { Total($0.rest) })
         kernel = result.kernel.values
+        kernelMissing = result.kernel.missing
         hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
         sandbox = Sandbox(
             on: result.sandbox != nil, landlockABI: result.sandbox?.landlock, jail: result.sandbox?.jail)

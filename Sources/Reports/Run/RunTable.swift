@@ -27,7 +27,8 @@ public struct RunTable: Sendable {
             "total", grouped(all.total), share(all.total, all.total), grouped(all.pair.cycles),
         ])
         let places = byRIP.map { [""] + $0.lines() + [""] } ?? []
-        return table.lines() + places + kernelLines(all.total) + hardwareLines() + [summary]
+        let end = "end: \(result.end.reason), status \(result.end.exitStatus)"
+        return table.lines() + places + kernelLines(all.total) + hardwareLines() + [end, summary]
     }
 
     /// Sum, shortest, percentiles and longest.
@@ -66,7 +67,7 @@ public struct RunTable: Sendable {
     /// KVM's own count next to ours: what it has more, no userspace program saw.
     private func kernelLines(_ userspace: UInt64) -> [String] {
         guard let exits = result.kernel.values["exits"] else {
-            return ["kernel: no binary statistics (Linux 5.14 has them)"]
+            return ["VM exits by the kernel's count: none: \(result.kernel.missing ?? "KVM has no such counter")"]
         }
         let inside = exits >= userspace ? "\(grouped(exits - userspace)) of them handled inside KVM" : "fewer than ours"
         let counters = result.kernel.values.filter { $0.value > 0 && $0.key != "exits" }

@@ -50,7 +50,9 @@ enum FabricatedExit {
                 vcpu: vcpu, index: 0, tally: tally.writer,
                 platform: MachineDevices(bareMetal: SerialOutput(.none), marker: BootMarker()).platform,
                 control: control,
-                rare: RareExits(index: 0, memory: memory, ioAPIC: nil, interposer: interposer, tripleFaultResets: false)
+                rare: RareExits(
+                    index: 0, memory: memory, ioAPIC: nil, interposer: interposer, isPC: false, tripleFaultResets: false
+                )
             ))
         let refused = Mutex<Int32>(0)
         let thread = try Thread(name: "fabricated") {
@@ -79,7 +81,7 @@ enum FabricatedExit {
             index: 0, memory: memory, ioAPIC: nil,
             interposer: CPUIDInterposer(
                 plan: plan, answers: TallyAnswers(own: tally, machine: [tally], tscKHz: 0), memory: memory),
-            tripleFaultResets: false)
+            isPC: false, tripleFaultResets: false)
         let platform = MachineDevices(bareMetal: SerialOutput(.none), marker: BootMarker()).platform
         let goesOn = rare.handle(exit, vcpu, platform, control)
         return goesOn ? nil : control.end

@@ -150,6 +150,9 @@ SYSTEM_INLINE _Noreturn void system_exit(int status)
 }
 
 /* 64 KiB that are nobody else's: text on its way out, and two snapshots. */
+/* Standard output has not taken all: the program's status is 1 unless it is another already. */
+void system_note_lost_output(void);
+
 uint8_t *system_text_buffer(void);
 uint64_t *system_snapshot(int which);
 

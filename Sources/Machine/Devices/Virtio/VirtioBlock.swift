@@ -48,6 +48,10 @@ final class VirtioBlock: VirtioBackend {
     private static let sectorSize: UInt64 = 512
     private static let queueSize: UInt16 = 128
     private static let rangeLimit = 64
+    /// Requests worked off before others get their turn.
+    private static let burst = 32
+    /// A longer transfer is made in pieces, between which the end of the run is looked for.
+    private static let pieceLimit = 1 << 20
 
     let features: UInt64
     let queueSizes: [UInt16] = [queueSize]
@@ -61,13 +65,34 @@ final class VirtioBlock: VirtioBackend {
     /// Requests that the driver made.
     private let requests = Atomic<UInt64>(0)
 
-    /// - Throws: ``MachineError/system(_:)`` when the file cannot be opened.
-    init(path: String, isReadOnly: Bool) throws(MachineError) {
+    var mayBlock: Bool { true }
+    private let isOver: @Sendable () -> Bool
+    /// Bytes at the file's end that are no whole sector: the guest does not see them.
+    let excess: UInt64
+
+    /// - Parameter isOver: the run has ended: what is left of a request fails.
+    /// - Throws: ``MachineError/system(_:)`` when the file cannot be opened, ``MachineError/refused(_:)`` when it cannot be
+    ///   a disk.
+    init(
+        path: String, isReadOnly: Bool, isOver: @escaping @Sendable () -> Bool = { false }
+    ) throws(MachineError) {
+        // Not waiting for the other end of a FIFO.
         file = try lifted { () throws(SystemError) in
-            try FileDescriptor(opening: path, isReadOnly ? O_RDONLY : O_RDWR)
+            try FileDescriptor(opening: path, (isReadOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK)
         }
-        let size = lseek(file.rawValue, 0, SEEK_END)
+        var status = stat()
+        let size = fstat(file.rawValue, &status) == 0 ? lseek(file.rawValue, 0, SEEK_END) : -1
+        let kind = status.st_mode & S_IFMT
+        guard kind == S_IFREG || kind == S_IFBLK else {
+            throw .refused(.devices, "disk \(path): neither a file nor a block device", "give one of them")
+        }
         guard size >= 0 else { throw .system(SystemError(path, errno: errno)) }
+        guard size >= Self.sectorSize else {
+            throw .refused(
+                .devices, "disk \(path): \(size) bytes are less than a sector of 512", "truncate -s 1M makes a disk")
+        }
+        self.isOver = isOver
+        excess = UInt64(size) % Self.sectorSize
         self.isReadOnly = isReadOnly
         capacity = UInt64(size) / Self.sectorSize
         var features = Feature.maximumSegments | Feature.blockSize | Feature.flush
@@ -92,15 +117,16 @@ final class VirtioBlock: VirtioBackend {
     /// Requests so far.
     var requestCount: UInt64 { requests.load(ordering: .relaxed) }
 
-    func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> Bool {
+    func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> QueueProgress {
         var chain = chain.withLock { kept in
             var chain = DescriptorChain()
             swap(&chain, &kept)
             return chain
         }
         defer { self.chain.withLock { swap(&chain, &$0) } }
-        var done = false
-        while try queue.pop(&chain, memory) {
+        var progress = QueueProgress()
+        for _ in 0..<Self.burst {
+            guard try queue.pop(&chain, memory) else { return progress }
             guard let status = chain.takeLastByte() else {
                 throw queue.error("descriptor \(chain.head): the request has no room for a status")
             }
@@ -111,9 +137,10 @@ final class VirtioBlock: VirtioBackend {
             let (outcome, written) = perform(header, &chain)
             status.storeBytes(of: outcome.rawValue, as: UInt8.self)
             queue.push(chain.head, written: written + 1, memory)
-            done = true
+            progress.gaveBack = true
         }
-        return done
+        progress.rest = .more
+        return progress
     }
 
     private func perform(_ header: Header, _ chain: inout DescriptorChain) -> (Status, Int) {
@@ -145,32 +172,41 @@ final class VirtioBlock: VirtioBackend {
         return count % Self.sectorSize == 0 && sector <= capacity && count / Self.sectorSize <= capacity - sector
     }
 
-    /// Reads or writes all of the buffers; a short transfer goes on where it stopped.
+    /// Reads or writes all of the buffers, piece by piece; a short transfer goes on where it stopped.
     private func transfer(
         _ vectors: [iovec], at sector: UInt64,
         _ call: (Int32, UnsafePointer<iovec>?, Int32, off_t) -> Int
     ) -> Bool {
-        var vectors = vectors
-        var first = 0
         var offset = off_t(sector * Self.sectorSize)
+        // The first vector that is not done, and how much of it is.
+        var first = 0
+        var done = 0
+        var piece: [iovec] = []
         while true {
-            while first < vectors.count, vectors[first].iov_len == 0 { first += 1 }
-            guard first < vectors.count else { return true }
-            let count = vectors.withUnsafeBufferPointer { buffer in
-                call(
-                    file.rawValue, buffer.baseAddress.map { $0 + first }, Int32(min(buffer.count - first, 1024)), offset
-                )
+            piece.removeAll(keepingCapacity: true)
+            var room = Self.pieceLimit
+            var skip = done
+            for vector in vectors[first...].prefix(1024) where room > 0 {
+                let length = min(vector.iov_len - skip, room)
+                piece.append(iovec(iov_base: vector.iov_base.map { $0 + skip }, iov_len: length))
+                room -= length
+                skip = 0
             }
+            guard room < Self.pieceLimit else {
+                first += piece.count
+                done = 0
+                guard first < vectors.count else { return true }
+                continue
+            }
+            guard !isOver() else { return false }
+            let count = call(file.rawValue, piece, Int32(piece.count), offset)
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { return false }
             offset += off_t(count)
-            var rest = count
-            while rest > 0 {
-                let piece = min(rest, vectors[first].iov_len)
-                vectors[first].iov_len -= piece
-                vectors[first].iov_base = vectors[first].iov_base.map { $0 + piece }
-                rest -= piece
-                if vectors[first].iov_len == 0 { first += 1 }
+            done += count
+            while first < vectors.count, done >= vectors[first].iov_len {
+                done -= vectors[first].iov_len
+                first += 1
             }
         }
     }
@@ -181,6 +217,7 @@ final class VirtioBlock: VirtioBackend {
             return .ioError
         }
         while let range = chain.read(Range.self, zero: Range()) {
+            guard !isOver() else { return .ioError }
             guard contains(range.sector, bytes: Int(range.count) * Int(Self.sectorSize)) else { return .ioError }
             // Bit 0 is unmap: not allowed in a discard request.
             guard range.flags & ~(keepingZeroes ? 1 : 0) == 0 else { return .unsupported }
@@ -208,6 +245,7 @@ final class VirtioBlock: VirtioBackend {
         let zeroes = [UInt8](repeating: 0, count: 64 << 10)
         var done: off_t = 0
         while done < count {
+            guard !isOver() else { return false }
             let written = zeroes.withUnsafeBytes {
                 pwrite(file.rawValue, $0.baseAddress, min($0.count, Int(count - done)), offset + done)
             }

@@ -7,17 +7,23 @@ final class VirtioEntropy: VirtioBackend {
     static let deviceID: UInt32 = 4
     static let name = "virtio-rng"
 
-    /// At most this much a request, so that no driver keeps us busy for long.
+    /// At most this much a request, and a portion, so that no driver keeps us busy for long.
     private static let limit = 64 << 10
 
     let features: UInt64 = 0
     let queueSizes: [UInt16] = [64]
     let configuration: [UInt8] = []
 
-    func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> Bool {
+    func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> QueueProgress {
         var chain = DescriptorChain()
-        var done = false
-        while try queue.pop(&chain, memory) {
+        var progress = QueueProgress()
+        var total = 0
+        while true {
+            guard total < Self.limit else {
+                progress.rest = .more
+                return progress
+            }
+            guard try queue.pop(&chain, memory) else { return progress }
             var written = 0
             for vector in chain.writable where written < Self.limit {
                 guard let base = vector.iov_base else { continue }
@@ -26,8 +32,8 @@ final class VirtioEntropy: VirtioBackend {
                 guard count == vector.iov_len else { break }
             }
             queue.push(chain.head, written: written, memory)
-            done = true
+            progress.gaveBack = true
+            total += max(written, 64)
         }
-        return done
     }
 }

@@ -15,10 +15,11 @@ protocol VirtioBackend: AnyObject, Sendable {
     /// Configuration space.
     var configuration: [UInt8] { get }
 
-    /// Works off a queue. The transport holds its lock.
-    ///
-    /// - Returns: whether anything was given back.
-    func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> Bool
+    /// A request may wait in a system call, as for a disk. No vCPU's thread does such work.
+    var mayBlock: Bool { get }
+
+    /// Works off a bounded part of a queue. The transport holds its lock.
+    func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> QueueProgress
 
     /// Whether this queue is of use now: a queue for what comes from outside is not while nothing waits for a buffer.
     func wantsNotification(queue: Int) -> Bool
@@ -31,9 +32,26 @@ protocol VirtioBackend: AnyObject, Sendable {
 }
 
 extension VirtioBackend {
+    var mayBlock: Bool { false }
     func wantsNotification(queue: Int) -> Bool { true }
     func activate(features: UInt64) {}
     func reset() {}
+}
+
+/// How far a backend came with a queue.
+struct QueueProgress {
+    /// What is left of what the driver had made available.
+    enum Rest {
+        case nothing
+        /// More than was to be done at once: others have their turn first.
+        case more
+        /// The backend itself sees to it that work goes on.
+        case waiting
+    }
+
+    /// Something was given back to the driver.
+    var gaveBack = false
+    var rest = Rest.nothing
 }
 
 /// A virtio device behind memory-mapped registers (virtio 1.2, 4.2.2).
@@ -74,19 +92,27 @@ final class VirtioMMIO: Device {
     private let memory: GuestMemory
     private let interrupt: @Sendable () -> Void
     private let report: @Sendable (String) -> Void
+    private let isOver: @Sendable () -> Bool
+    /// Has another thread go on with a queue; nil: whoever notifies does all of the work.
+    private let handOver: (@Sendable (Int) -> Void)?
     private let features: UInt64
 
     /// - Parameters:
     ///   - interrupt: sends one edge.
     ///   - report: takes messages for the user.
+    ///   - isOver: the run has ended: nobody waits for the device any more.
+    ///   - handOver: has another thread call ``work(_:)``.
     init(
         _ backend: any VirtioBackend, memory: GuestMemory, interrupt: @escaping @Sendable () -> Void,
-        report: @escaping @Sendable (String) -> Void
+        report: @escaping @Sendable (String) -> Void, isOver: @escaping @Sendable () -> Bool = { false },
+        handOver: (@Sendable (Int) -> Void)? = nil
     ) {
         self.backend = backend
         self.memory = memory
         self.interrupt = interrupt
         self.report = report
+        self.isOver = isOver
+        self.handOver = handOver
         features = backend.features | Self.versionOne | Self.indirectDescriptors | Self.eventIndex
         state = Mutex(
             State(queues: backend.queueSizes.enumerated().map { SplitQueue(index: $0.offset, maximum: $0.element) }))
@@ -94,6 +120,22 @@ final class VirtioMMIO: Device {
 
     /// Queues that a driver can notify.
     var queueCount: Int { backend.queueSizes.count }
+
+    /// The state, for as short as `body` takes. Who has it may be in the middle of a request, a slow disk's: the end of
+    /// the run calls off the wait for it.
+    ///
+    /// - Returns: nil at the end of the run.
+    private func withState<R>(_ body: (inout State) -> R) -> R? {
+        var pause: UInt32 = 1
+        while true {
+            if let result = state.withLockIfAvailable({ body(&$0) }) {
+                return result
+            }
+            guard !isOver() else { return nil }
+            usleep(pause)
+            pause = min(pause * 2, 1000)
+        }
+    }
 
     // MARK: Registers
 
@@ -113,7 +155,7 @@ final class VirtioMMIO: Device {
         if offset == 0x60 {
             return interruptStatus.load(ordering: .acquiring)
         }
-        return state.withLock { state in
+        let value: UInt32? = withState { state in
             let queue = Int(state.queueSelect) < state.queues.count ? state.queues[Int(state.queueSelect)] : nil
             return switch offset {
             case 0x00: 0x7472_6976  // "virt"
@@ -130,6 +172,7 @@ final class VirtioMMIO: Device {
             default: 0  // ConfigGeneration among them: the configuration never changes
             }
         }
+        return value ?? 0
     }
 
     private func readConfiguration(_ offset: Int, _ data: UnsafeMutableRawBufferPointer) {
@@ -145,7 +188,7 @@ final class VirtioMMIO: Device {
         switch offset {
         case 0x50: notify(Int(value))
         case 0x64: interruptStatus.bitwiseAnd(~value, ordering: .acquiringAndReleasing)
-        default: state.withLock { write(offset, value, &$0) }
+        default: withState { write(offset, value, &$0) }
         }
         return nil
     }
@@ -219,28 +262,55 @@ final class VirtioMMIO: Device {
 
     // MARK: Queues
 
-    /// Works off a queue: the driver has notified it, or something has come from outside.
+    /// Portions of one call: a driver that refills its ring while it is worked off does not keep the thread.
+    private static let portions = 8
+
+    /// The driver has notified a queue, or something has come from outside for it.
     func notify(_ queue: Int) {
-        let interrupts = state.withLock { state in
-            guard state.status & Status.driverOK != 0, state.status & Status.needsReset == 0,
-                queue < state.queues.count, state.queues[queue].isReady
-            else { return false }
-            do throws(QueueError) {
-                var done = false
-                repeat {
-                    _ = state.queues[queue].request(notification: false, memory)
-                    done = try backend.process(&state.queues[queue], memory) || done
-                } while state.queues[queue].request(notification: backend.wantsNotification(queue: queue), memory)
-                guard done, state.queues[queue].wantsInterrupt(memory) else { return false }
-                interruptStatus.bitwiseOr(Interrupt.usedBuffer, ordering: .acquiringAndReleasing)
-                return true
-            } catch {
-                fail(error, &state)
-                return false
-            }
+        guard let handOver else {
+            while work(queue) {}
+            return
         }
+        if backend.mayBlock || work(queue) {
+            handOver(queue)
+        }
+    }
+
+    /// Works off a bounded part of a queue.
+    ///
+    /// - Returns: whether there is more to do, after others have had their turn.
+    func work(_ queue: Int) -> Bool {
+        let (interrupts, goesOn) = withState { step(queue, &$0) } ?? (false, false)
         if interrupts {
             interrupt()
+        }
+        return goesOn
+    }
+
+    private func step(_ queue: Int, _ state: inout State) -> (interrupts: Bool, goesOn: Bool) {
+        guard state.status & Status.driverOK != 0, state.status & Status.needsReset == 0,
+            queue >= 0, queue < state.queues.count, state.queues[queue].isReady
+        else { return (false, false) }
+        do throws(QueueError) {
+            var gaveBack = false
+            var rest = QueueProgress.Rest.more
+            for _ in 0..<Self.portions where rest == .more && !isOver() {
+                _ = state.queues[queue].request(notification: false, memory)
+                let progress = try backend.process(&state.queues[queue], memory)
+                gaveBack = gaveBack || progress.gaveBack
+                rest = progress.rest
+                if rest == .nothing,
+                    state.queues[queue].request(notification: backend.wantsNotification(queue: queue), memory)
+                {
+                    rest = .more
+                }
+            }
+            guard gaveBack, state.queues[queue].wantsInterrupt(memory) else { return (false, rest == .more) }
+            interruptStatus.bitwiseOr(Interrupt.usedBuffer, ordering: .acquiringAndReleasing)
+            return (true, rest == .more)
+        } catch {
+            fail(error, &state)
+            return (false, false)
         }
     }
 

@@ -67,7 +67,7 @@ final class VirtioNetwork: VirtioBackend {
         return file
     }
 
-    func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> Bool {
+    func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> QueueProgress {
         var state = state.withLock { kept in
             var state = State()
             swap(&state, &kept)
@@ -75,7 +75,8 @@ final class VirtioNetwork: VirtioBackend {
         }
         defer { self.state.withLock { swap(&state, &$0) } }
         return queue.index == Self.receiveQueue
-            ? try receive(&queue, &state, memory) : try transmit(&queue, &state.chain, memory)
+            ? QueueProgress(gaveBack: try receive(&queue, &state, memory))
+            : try transmit(&queue, &state.chain, memory)
     }
 
     func wantsNotification(queue: Int) -> Bool {
@@ -119,9 +120,10 @@ final class VirtioNetwork: VirtioBackend {
 
     private func transmit(
         _ queue: inout SplitQueue, _ chain: inout DescriptorChain, _ memory: GuestMemory
-    ) throws(QueueError) -> Bool {
-        var done = false
-        while try queue.pop(&chain, memory) {
+    ) throws(QueueError) -> QueueProgress {
+        var progress = QueueProgress()
+        for _ in 0..<Self.burst {
+            guard try queue.pop(&chain, memory) else { return progress }
             var header: (UInt64, UInt32) = (0, 0)
             let complete = withUnsafeMutableBytes(of: &header) {
                 chain.read(into: UnsafeMutableRawBufferPointer(rebasing: $0[0..<Self.headerSize]))
@@ -134,8 +136,9 @@ final class VirtioNetwork: VirtioBackend {
                 _ = writev(descriptor, chain.readable, Int32(min(chain.readable.count, 1024)))
             }
             queue.push(chain.head, written: 0, memory)
-            done = true
+            progress.gaveBack = true
         }
-        return done
+        progress.rest = .more
+        return progress
     }
 }

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import Linux
+
+/// A file to be written when the work is done: whether it can be is known before.
+///
+/// It is written beside the one that it replaces and takes its name when it is whole, so that a full disk costs the new
+/// content, not the old. Devices, FIFOs and standard output (`-`) are written to as they are.
+struct OutputFile: ~Copyable {
+    private enum Place {
+        /// Not ours to close when it is standard output.
+        case stream(Int32)
+        /// `name` nil: without a name yet (O_TMPFILE).
+        case beside(Int32, name: String?)
+        /// An existing file in a folder where none can be made.
+        case inPlace(Int32)
+
+        var descriptor: Int32 {
+            switch self {
+            case .stream(let descriptor), .beside(let descriptor, _), .inPlace(let descriptor): descriptor
+            }
+        }
+    }
+
+    private let path: String
+    private let writer: PatientWriter
+    /// When it is written no file can be opened, renamed or removed any more.
+    private let isConfined: Bool
+    /// Without symbolic links.
+    private let target: String
+    private let place: Place
+
+    /// - Parameter confined: it is written from inside a sandbox: in its place, and the old content put back when the new
+    ///   one does not fit.
+    init(path: String, confined: Bool = false) throws {
+        (target, place) = try Self.open(path, confined)
+        writer = PatientWriter(place.descriptor)
+        isConfined = confined
+        self.path = path
+    }
+
+    private static func open(_ path: String, _ confined: Bool) throws -> (target: String, place: Place) {
+        guard path != "-" else { return (path, .stream(STDOUT_FILENO)) }
+        var status = stat()
+        let exists = stat(path, &status) == 0
+        if exists, status.st_mode & S_IFMT != S_IFREG {
+            let descriptor = Glibc.open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+            guard descriptor >= 0 else {
+                throw Failure(errno == ENXIO ? "\(path): nobody reads this FIFO: start its reader first" : reason(path))
+            }
+            return (path, .stream(descriptor))
+        }
+        guard !exists || access(path, W_OK) == 0 else { throw Failure(reason(path)) }
+        if confined {
+            let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+            guard descriptor >= 0 else { throw Failure(reason(path)) }
+            return (path, .inPlace(descriptor))
+        }
+        let target = resolved(path)
+        let mode = exists ? status.st_mode & 0o7777 : 0o644
+        if let made = make(beside: target, mode: mode) {
+            if exists {
+                _ = fchown(made.descriptor, status.st_uid, status.st_gid)
+                _ = fchmod(made.descriptor, mode)
+            }
+            return (target, made)
+        }
+        let error = errno
+        let descriptor = exists ? Glibc.open(path, O_RDWR | O_CLOEXEC) : -1
+        guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(error)))") }
+        return (target, .inPlace(descriptor))
+    }
+
+    deinit {
+        guard place.descriptor != STDOUT_FILENO else { return }
+        close(place.descriptor)
+        if case .beside(_, let name?) = place {
+            unlink(name)
+        }
+    }
+
+    /// Writes all of it, or leaves what was there before.
+    ///
+    /// - Throws: ``Failure``; with ``Patience`` at an end, for a reader that takes nothing as well.
+    func replaceContents(with text: String) throws {
+        switch place {
+        case .stream:
+            let error = writer.writeAll(text.utf8, until: Patience.end)
+            guard error != EAGAIN else { throw Failure("\(path): its reader takes nothing") }
+            if let error { throw Failure("\(path): \(String(cString: strerror(error)))") }
+        case .beside(let descriptor, let name):
+            if let error = writer.writeAll(text.utf8) { throw Failure("\(path): \(String(cString: strerror(error)))") }
+            guard fsync(descriptor) == 0 || errno == EINVAL else { throw Failure(reason(path)) }
+            try take(descriptor, name, text)
+        case .inPlace(let descriptor):
+            try overwrite(descriptor, text)
+        }
+    }
+
+    /// The new file takes the old one's name.
+    private func take(_ descriptor: Int32, _ name: String?, _ text: String) throws {
+        let new = name ?? Self.name(beside: target)
+        if name == nil {
+            unlink(new)
+            guard linkat(AT_FDCWD, "/proc/self/fd/\(descriptor)", AT_FDCWD, new, AT_SYMLINK_FOLLOW) == 0 else {
+                throw Failure(reason(path))
+            }
+        }
+        guard rename(new, target) != 0 else { return }
+        let error = errno
+        unlink(new)
+        // A file that something else is mounted on, as containers have them, keeps its name.
+        guard error == EBUSY else { throw Failure("\(path): \(String(cString: strerror(error)))") }
+        let old = Glibc.open(target, O_RDWR | O_CLOEXEC)
+        guard old >= 0 else { throw Failure(reason(path)) }
+        defer { close(old) }
+        try overwrite(old, text)
+    }
+
+    /// Puts the old content back when the new one does not fit.
+    private func overwrite(_ descriptor: Int32, _ text: String) throws {
+        var old: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 1 << 16)
+        while case let count = pread(descriptor, &chunk, chunk.count, off_t(old.count)), count > 0 {
+            old += chunk.prefix(count)
+        }
+        let error = Self.fill(descriptor, text.utf8)
+        guard error == 0, isConfined || fsync(descriptor) == 0 || errno == EINVAL else {
+            let reason = error == 0 ? errno : error
+            _ = Self.fill(descriptor, old)
+            throw Failure("\(path): \(String(cString: strerror(reason)))")
+        }
+    }
+
+    /// Makes this the file's content; errno, or 0.
+    private static func fill(_ descriptor: Int32, _ bytes: some Collection<UInt8>) -> Int32 {
+        guard ftruncate(descriptor, 0) == 0 else { return errno }
+        let bytes = Array(bytes)
+        var done = 0
+        while done < bytes.count {
+            let count = bytes[done...].withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, off_t(done)) }
+            guard count > 0 || count < 0 && errno == EINTR else { return count == 0 ? ENOSPC : errno }
+            done += max(0, count)
+        }
+        return 0
+    }
+
+    /// A file in the same folder, with no name where the file system can do that: nothing is left behind, whatever ends
+    /// us.
+    private static func make(beside target: String, mode: mode_t) -> Place? {
+        let folder = target.lastIndex(of: "/").map { $0 == target.startIndex ? "/" : String(target[..<$0]) } ?? "."
+        let temporaryFile: Int32 = 0o20_000_000 | O_DIRECTORY
+        // It gets its name by way of /proc.
+        if access("/proc/self/fd", X_OK) == 0 {
+            let descriptor = Glibc.open(folder, temporaryFile | O_WRONLY | O_CLOEXEC, mode)
+            if descriptor >= 0 {
+                return .beside(descriptor, name: nil)
+            }
+        }
+        let name = name(beside: target)
+        unlink(name)
+        let descriptor = Glibc.open(name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
+        return descriptor >= 0 ? .beside(descriptor, name: name) : nil
+    }
+
+    private static func name(beside target: String) -> String {
+        "\(target).\(getpid()).vmtally"
+    }
+
+    private static func resolved(_ path: String) -> String {
+        guard let text = realpath(path, nil) else { return path }
+        defer { free(text) }
+        return String(cString: text)
+    }
+}
+
+/// Bytes of a JSON file that is read: more than a recording of 10,000 boots has.
+let documentLimit = 256 << 20
+
+private func reason(_ path: String) -> String {
+    "\(path): \(String(cString: strerror(errno)))"
+}
+
+/// Writes a text to a file, or to standard output for `-`.
+func write(_ text: String, to path: String) throws {
+    try OutputFile(path: path).replaceContents(with: text)
+}
+
+/// Files of one command line, by the option that names each.
+struct NamedFiles {
+    private var inputs: [(option: String, path: String)] = []
+    private var outputs: [(option: String, path: String)] = []
+
+    mutating func input(_ option: String, _ path: String?) {
+        if let path { inputs.append((option, path)) }
+    }
+
+    mutating func output(_ option: String, _ path: String?) {
+        if let path, path != "-" { outputs.append((option, path)) }
+    }
+
+    /// - Throws: ``Failure`` when a file is to be written that is also read, or written twice.
+    func check() throws {
+        for (index, output) in outputs.enumerated() {
+            for other in inputs + outputs[..<index] where Self.areSame(output.path, other.path) {
+                throw Failure("\(output.option) and \(other.option) are the same file, \(output.path): give another")
+            }
+        }
+    }
+
+    /// Devices and FIFOs may well be given twice.
+    private static func areSame(_ left: String, _ right: String) -> Bool {
+        var (first, second) = (stat(), stat())
+        guard stat(left, &first) == 0, stat(right, &second) == 0 else { return left == right }
+        return first.st_mode & S_IFMT == S_IFREG && first.st_dev == second.st_dev && first.st_ino == second.st_ino
+    }
+}
