@@ -13,7 +13,7 @@ import Testing
         """
         {"exact":\(counted == 130),"host":{"backend":"\(backend)","cpu":"\(cpu)","kernel":"6.1","tsc_khz":2600000},"kinds":[\
         {"group":"ports","measured":{"blocks":\(blocks),"cycles":{"max":900000,"mean":23000,"min":20000,"p50":\(p50),\
-        "p50_high":\(high),"p50_low":\(low),"p90":22000,"p99":25000,"p999":900000},"distribution":[\
+        "p50_high":\(high),"p50_low":\(low),"p90":\(max(22_000, p50)),"p99":\(max(25_000, p50)),"p999":900000},"distribution":[\
         {"from":20000,"n":40,"to":20099},{"from":21600,"n":59,"to":21699},{"from":884736,"n":1,"to":917503}],\
         "exact":\(counted == 130),"exits":[{"code":2,"counted":\(counted),"expected":130,"name":"KVM_EXIT_IO",\
         "vocabulary":"kvm"}],"iterations":130,"n":100,"outliers":1,"parts":{"kernel":9000,"rest":12423,\
