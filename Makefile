@@ -37,6 +37,7 @@ fuzz:
 # Each system call of a run fails once, in each way: docs/reliability.md.
 inject: build
 	scripts/inject
+
 # The same parts by what their code does with an input: libFuzzer, which keeps each input that reaches something new.
 # TARGET is one of those in Tests/FuzzCoverage/FuzzTargets.swift. A crash leaves its input in build/fuzz.
 TARGET ?= elf

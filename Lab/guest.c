@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* A guest of three instructions, to prove that a ground's KVM runs one: OUT to
  * port 0x10, then HLT. Real mode; with the argument "long", long mode (emulated
  * processors are there that crash on real-mode guests). Built with -static. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// A guest that times exits itself, so that no VMM under test can favour itself: an ELF64 as `--guest` takes it.
 ///
 /// It makes `chunks` times `exits` exits, unrolled 50 fold so that next to nothing but the exit is timed, and after each

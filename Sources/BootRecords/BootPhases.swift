@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// Where a Linux kernel's boot is, by the messages of its log.
 public enum BootPhases {
     /// Messages that begin a phase, in the order of a boot. Those that a kernel does not print are left out.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// Picks configurations by words of their names, as a user gives them: `console=virtio,cpus=1`.
 public struct ConfigurationWords: Sendable, CustomStringConvertible {
     private let words: [Substring]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Linux
 
 /// A static ELF64 x86-64 executable, checked (System V ABI, chapters 4 and 5).

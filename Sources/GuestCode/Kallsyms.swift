@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// The symbols that a Linux kernel has of itself (CONFIG_KALLSYMS), found in the guest's RAM: a stock kernel needs no file
 /// to name its code.
 ///

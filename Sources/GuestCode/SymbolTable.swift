@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Linux
 
 /// The names of a guest's code: an ELF's symbol table, or a text as System.map and /proc/kallsyms have it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import CLinuxKVM
 
 /// A `KVM_CAP_*`: something that a kernel's KVM may or may not offer (kvm/api.rst 4.4).

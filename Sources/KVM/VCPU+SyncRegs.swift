@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import CLinuxKVM
 
 /// Registers that KVM copies to and from the run page, which saves an ioctl each (kvm/api.rst 5, `kvm_valid_regs`).

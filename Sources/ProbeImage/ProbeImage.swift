@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// The bare-metal guest probe (guest-probe/BareMetal), part of this program: a static ELF64 for a VM's guest.
 public enum ProbeImage {
     /// The ELF file's bytes, where the program has them: nothing is copied or read at start-up.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Glibc
 
 /// Where values lie in a drawing: linear or logarithmic, from data to user units of the SVG.

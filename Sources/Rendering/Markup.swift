@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// HTML or SVG in which every text is escaped: what a literal says is markup, what is interpolated is text, unless it is
 /// `Markup` itself. All elements are closed, so that a page is well-formed XML too.
 public struct Markup: Equatable, Sendable, ExpressibleByStringInterpolation {

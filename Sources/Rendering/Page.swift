@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// One self-contained page: no script, no font and no image from elsewhere. Light or dark as the reader's system is,
 /// and readable on a phone.
 public struct Page: Sendable {

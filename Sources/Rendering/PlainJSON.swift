@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// What a guest says in JSON: objects, arrays, strings of printable ASCII without escapes, unsigned integers, `true`,
 /// `false`, `null`; no spaces between them.
 ///

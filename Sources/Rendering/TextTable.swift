@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// Columns of text, the first flush left, the others flush right.
 public struct TextTable: Sendable {
     private var rows: [[String]]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// A small generator of known quality: the same numbers from the same seed everywhere (Steele, Lea, Flood: "Fast
 /// splittable pseudorandom number generators", 2014).
 public struct SplitMix64: RandomNumberGenerator, Sendable {

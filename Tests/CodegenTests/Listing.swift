@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Foundation
 
 /// One function's machine code, as objdump prints it in AT&T syntax.

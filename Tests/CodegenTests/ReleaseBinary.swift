@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Foundation
 
 /// The release build of `vmtally` with its symbols, as `make test` leaves it.

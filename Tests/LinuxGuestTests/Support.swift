@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 @testable import Machine
 
 /// A bzImage with nothing but a valid header and some code.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// As much of ELF64 (System V ABI, chapter 4) as these tests look at.
 struct ELFImage {
     struct Segment {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// Builds an ELF64 executable in memory, sound or broken.
 package struct ELFBuilder {
     package struct Segment {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Glibc
 
 /// A folder that goes away with its contents. Without Foundation, which programs of the lab do not carry.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// Bare-metal guests that only tests run.
 public enum TestGuests {
     /// Compares what the VMM answers with what KVM answers, leaf by leaf (guest-probe/CPUIDWalk).

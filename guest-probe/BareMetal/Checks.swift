@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// How a check compares what it got with what it expected.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// Makes known numbers of exits of several kinds and compares the tally before and after, reason by reason and in

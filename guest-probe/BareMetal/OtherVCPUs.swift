@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// What vCPUs other than 0 do: each makes a few exits of its own when told to, and reads its own tally around them.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// What the probe says over the UART: a table for people, then one line of JSON for programs. Every byte is an exit.

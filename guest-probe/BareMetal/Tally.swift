@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// The privilege level that executes CPUID: a VMM may answer one ring live and the other by a snapshot only.

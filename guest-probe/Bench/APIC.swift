@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// The local APIC, by memory or by MSRs (SDM vol. 3A 12.4, 12.12).

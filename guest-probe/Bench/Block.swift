@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// One block of iterations on vCPU 0: begin mark, iterations, end mark.

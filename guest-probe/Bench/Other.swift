@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// vCPU 1's part in a block: it takes interrupts, or wakes vCPU 0.

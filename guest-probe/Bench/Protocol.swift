@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the bench guest and its host agree on. Both compile this file: Sources/Bench has a link to it.
 
 /// What the guest does between two readings of the TSC.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// What the guest does under a VMM that is no bench host: exits to userspace, their round trip as a line of text each.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// Walks the CPUID leaves by an instruction that KVM answers and by those that the VMM interposes, and compares.

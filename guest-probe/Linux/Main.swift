@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import LinuxSystem
 
 /// vmtally-probe: reads the tally of the virtual machine that it runs in (docs/guests.md).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// What is printed: a table or JSON.
 struct Report {
     let tally: Tally

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// Ends the run: a write of `value` to port 0xF4 makes it end with status `value << 1 | 1`, as QEMU's isa-debug-exit.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import GuestCPU
 
 /// The UART at 0x3F8 (16550), by polling: the guest's only way to speak. Every port access is a VM exit.

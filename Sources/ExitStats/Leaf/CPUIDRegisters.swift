@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// The four registers that CPUID writes (SDM vol. 2A, CPUID; APM vol. 3, appendix E).
 public struct CPUIDRegisters: Equatable, Sendable {
     public var eax: UInt32

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// The CPUID leaves by which a guest reads its tally: what each one asks, and how an answer is laid out.
 ///
 /// One codec for both ends: the VMM encodes with it, the guest probe decodes with it. Counts are exits, cycles are

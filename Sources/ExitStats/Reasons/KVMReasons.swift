@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 extension ReasonVocabulary {
     /// KVM_EXIT_*: why KVM_RUN returned to userspace (include/uapi/linux/kvm.h; kvm/api.rst, section 5).
     ///

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The helpers that build a String, in a file of their own: a freestanding guest leaves it out and prints
 // ``ExitReason/name`` byte by byte.
 

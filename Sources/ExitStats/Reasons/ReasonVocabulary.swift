@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// One exit reason: the number that the interface gives, the name that the kernel gives it, and what happened.
 public struct ExitReason: Sendable {
     /// The number, as a query of ``TallyLeaf/reason`` carries it in ECX.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 extension ReasonVocabulary {
     /// SVM exit codes: EXITCODE of the VMCB (APM vol. 2, appendix C), and the SEV-ES events that a guest puts into
     /// its GHCB and KVM handles under the same number (GHCB specification, table of exit codes).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 extension ReasonVocabulary {
     /// VMX basic exit reasons: bits 15:0 of the exit reason (SDM vol. 3, appendix C).
     ///

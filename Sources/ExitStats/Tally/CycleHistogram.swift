@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// Log-linear buckets for durations in TSC cycles: 32 to an octave, exact below 64.
 ///
 /// A bucket is at most 1/32 of its lower bound wide, so its midpoint is within 1.6 % of every value in it. Values of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// The ACPI tables: processors, I/O APIC, UART, virtio-mmio devices, and the registers that switch off and reset (ACPI
 /// 6.5, chapter 5).
 ///

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import CLinuxKVM
 
 /// 64-bit mode with flat segments and the first 4 GiB identity-mapped, as a bare-metal guest finds it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import KVM
 
 /// The guest's own view of CPUID faulting, while the VMM uses the real one (SDM vol. 3B 20.15, vol. 4 table 2-2).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// How the user wants CPUID's tally leaves answered (`--live-cpuid`).
 public enum LiveCPUIDMode: String, CaseIterable, Sendable {
     /// Whatever works here.

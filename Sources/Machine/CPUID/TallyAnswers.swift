@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import ExitStats
 
 /// Answers the tally leaves for one vCPU out of the machine's counters, as they are at this moment.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// A device that claims ports or memory. Any vCPU's thread may call it, several at a time.
 package protocol Device: AnyObject, Sendable {
     /// Fills `data`: 1, 2, 4 or 8 bytes from `offset`, which counts from the start of what the device claims.

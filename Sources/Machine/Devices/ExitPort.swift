@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// QEMU's isa-debug-exit: a write of v ends the run with status (v << 1) | 1. Reads as all ones.
 final class ExitPort: Device {
     static let port: UInt16 = 0xF4

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Synchronization
 
 /// QEMU's fw_cfg in ports, the old interface without DMA (QEMU, docs/specs/fw_cfg.rst): how images made for QEMU's

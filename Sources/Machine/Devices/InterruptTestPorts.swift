@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// A port for each pin of the I/O APIC: writing 1 or 0 raises or lowers its line, as QEMU's pc-testdev has it for
 /// programs that test interrupt controllers.
 final class InterruptTestPorts: Device {

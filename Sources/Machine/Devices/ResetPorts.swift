@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// The keyboard controller's status and command register, port 0x64, with nothing behind it but the reset line.
 ///
 /// It says for ever that a byte waits to be read: a driver that looks for a controller flushes it, sees that it never

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Synchronization
 
 /// A 16550A UART. Its transmitter takes no time: a byte written has left when the write is done.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import KVM
 
 /// Registers and the bytes at RIP, for the report of a guest that could not go on.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// The meaning of single CPUID bits: the KVM features that a guest looks for, and the processor features that bear on
 /// virtualization.
 public struct CPUIDBitGuide: Equatable, Sendable {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import ExitStats
 
 /// A CPUID table, raw and decoded as far as it concerns KVM and its guests: `vmtally cpuid`.

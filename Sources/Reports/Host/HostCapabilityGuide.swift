@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// What a KVM capability is good for, and what its absence costs (kvm/api.rst; arch/x86/kvm/x86.c,
 /// kvm_vm_ioctl_check_extension).
 public struct CapabilityGuide: Sendable {

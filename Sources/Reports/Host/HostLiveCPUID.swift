@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 import Machine
 
 /// What a self-test found out about answering CPUID live (breakpoints, CPUID faulting), which no capability tells:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the tests need of Linux that Swift cannot call: variadic functions, and those of GNU. */
 #ifndef CTESTSUPPORT_H
 #define CTESTSUPPORT_H
