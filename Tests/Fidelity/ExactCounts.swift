@@ -4,7 +4,7 @@ import ExitStats
 import Machine
 import Reports
 import TestSupport
-@testable import HostView
+import HostView
 
 /// Known numbers of exits, counted by us, by KVM's statistics and, where they are to be had, by its tracepoints.
 struct ExactCounts {

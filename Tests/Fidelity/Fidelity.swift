@@ -5,7 +5,7 @@ import Machine
 import ProbeImage
 import Reports
 import TestGuests
-@testable import Bench
+import Bench
 
 /// Checks of the tally against KVM's own counts, on whatever host this runs: the lab's emulated ones above all.
 ///
