@@ -29,7 +29,7 @@ extension BootRecording {
 
 extension BootConfiguration {
     fileprivate func problem() -> String? {
-        guard cpus > 0, cpus <= 1 << 20, memoryMiB > 0, memoryMiB <= 1 << 40 else { return ": vCPUs or memory" }
+        guard cpus >= 0, cpus <= 1 << 20, memoryMiB >= 0, memoryMiB <= 1 << 40 else { return ": vCPUs or memory" }
         for file in [kernel, initrd].compactMap({ $0 }) where file.bytes < 0 || file.bytes > RecordingLimits.number {
             return ": a file's size"
         }

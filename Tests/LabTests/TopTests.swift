@@ -14,7 +14,6 @@ enum Screen {
 /// `vmtally top` as a person drives it: in a terminal of tmux, beside VMs that run.
 @Suite("top", .serialized, .enabled(if: Screen.missing == nil, "\(Screen.missing ?? "")"))
 struct TopTests {
-
     private static let vmtally = Lab.path("build/vmtally")
 
     /// A VM that makes exits until it is killed.
@@ -32,7 +31,10 @@ struct TopTests {
         }
         let process = Process()
         process.executableURL = URL(filePath: vmtally)
-        process.arguments = ["run", "--guest", path, "--live-cpuid", "off", "--quiet", "--timeout", "600"]
+        // Confined it would close the descriptor by which Foundation sees that it has ended.
+        process.arguments = [
+            "run", "--guest", path, "--live-cpuid", "off", "--quiet", "--timeout", "600", "--no-sandbox",
+        ]
         process.standardInput = FileHandle.nullDevice
         try process.run()
         return process
@@ -51,9 +53,14 @@ struct TopTests {
 
         deinit { _ = try? tmux("kill-server") }
 
+        /// tmux leaves a server behind, which would hold on to the descriptor by which Foundation sees that a program
+        /// has ended.
+        private static let closing =
+            #"for f in /proc/$$/fd/*; do n=${f##*/}; [ "$n" -le 2 ] || eval "exec $n>&-"; done; exec "$@""#
+
         @discardableResult
         func tmux(_ words: String...) throws -> String {
-            try Lab.run("/usr/bin/tmux", ["-S", socket] + words).output
+            try Lab.run("/bin/bash", ["-c", Self.closing, "tmux", "/usr/bin/tmux", "-S", socket] + words).output
         }
 
         func screen() throws -> [String] {
@@ -87,7 +94,8 @@ struct TopTests {
         var screen = try terminal.wait("both VMs") { lines in
             pids.allSatisfy { pid in lines.contains { $0.contains(" \(pid) ") && $0.contains("KVM_EXIT_IO") } }
         }
-        #expect(screen[0].hasPrefix("vmtally top: 2 VMs"))
+        // Other tests' VMs may be there as well.
+        #expect(screen[0].contains(/^vmtally top: [0-9]+ VMs/))
         #expect(screen.allSatisfy { $0.count <= size.width })
         #expect(screen.contains { $0.hasPrefix("VM ") && $0.contains("exits/s") })
         try terminal.press("?")
