@@ -197,6 +197,11 @@ void vmtally_settle_library(void)
 	static char buffer[BUFSIZ];
 
 	setvbuf(stdout, buffer, isatty(STDOUT_FILENO) ? _IOLBF : _IOFBF, sizeof(buffer));
+	vmtally_use_one_arena();
+}
+
+void vmtally_use_one_arena(void)
+{
 	mallopt(M_ARENA_MAX, 1);
 }
 

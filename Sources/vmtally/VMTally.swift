@@ -19,6 +19,7 @@ struct VMTally: ParsableCommand {
     )
 
     static func main() {
+        vmtally_use_one_arena()
         occupyStandardDescriptors()
         StandardError.prepare()
         // A file that grows too large is an error of the write, with a message and the tally elsewhere.

@@ -96,8 +96,8 @@ struct LabTests {
             Patched(
                 ground: "svm",
                 checks: [
-                    "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "storm", "selftests", "demo",
-                    "linux", "nested",
+                    "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "selftests", "demo", "linux",
+                    "nested",
                 ]),
             Patched(ground: "svm", checks: ["time", "preempt", "cost", "install"]),
             Patched(

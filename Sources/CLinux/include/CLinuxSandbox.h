@@ -46,6 +46,12 @@ int vmtally_close_inherited(void);
 void vmtally_settle_library(void);
 
 /*
+ * Before the first thread: the C library opens files to find out how many arenas there may be, and whether one may shrink,
+ * which a confined thread must not.
+ */
+void vmtally_use_one_arena(void);
+
+/*
  * Goes on in a child process in new user, PID, mount, IPC and network namespaces, with this user's own number. Only with a
  * single thread. In the parent it does not return: it passes signals on, waits, and exits as the child does. `step` names
  * the call that failed.
