@@ -95,10 +95,17 @@ struct LabTests {
         arguments: [
             Patched(
                 ground: "svm",
-                checks: [
-                    "--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "selftests", "demo", "linux",
-                    "nested",
-                ]),
+                checks: ["--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "nested"])
+        ])
+    func kernelPatch(patched: Patched) throws {
+        try check("kernel-patch/try", patched)
+    }
+
+    @Test(
+        "the patched kernels, all checks", .serialized,
+        .enabled(if: Lab.isPatient, "VMTALLY_SLOW_TESTS is not set: it takes half an hour"),
+        arguments: [
+            Patched(ground: "svm", checks: ["--quick", "storm", "selftests", "demo", "linux"]),
             Patched(ground: "svm", checks: ["time", "preempt", "cost", "install"]),
             Patched(
                 ground: "svm",
@@ -109,14 +116,13 @@ struct LabTests {
             Patched(ground: "vmx", checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux"]),
             Patched(ground: "vmx", checks: ["fastpath"]),
         ])
-    func kernelPatch(patched: Patched) throws {
-        let run = try Lab.run(Lab.path("kernel-patch/try"), [patched.ground] + patched.checks)
-        #expect(run.status == 0, "\(run.output)")
+    func kernelPatchInFull(patched: Patched) throws {
+        try check("kernel-patch/try", patched)
     }
 
     @Test(
         "the module holds on stock kernels what kernel-module/README.md says of it", .serialized,
-        .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"),
+        .enabled(if: Lab.isPatient, "VMTALLY_SLOW_TESTS is not set: it takes a quarter of an hour"),
         arguments: [
             Patched(
                 ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2"]),
@@ -125,7 +131,11 @@ struct LabTests {
             Patched(ground: "vmx", checks: ["--quick", "late", "emulated"]),
         ])
     func kernelModule(module: Patched) throws {
-        let run = try Lab.run(Lab.path("kernel-module/try"), [module.ground] + module.checks)
+        try check("kernel-module/try", module)
+    }
+
+    private func check(_ program: String, _ patched: Patched) throws {
+        let run = try Lab.run(Lab.path(program), [patched.ground] + patched.checks)
         #expect(run.status == 0, "\(run.output)")
     }
 

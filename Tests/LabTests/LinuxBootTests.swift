@@ -4,7 +4,9 @@ import TestSupport
 import Testing
 
 /// Debian's kernel as a guest on real kvm-amd and kvm-intel: emulated hosts (docs/lab.md), the guest of `make guest`.
-@Suite("Linux in the lab", .ownThread, .serialized, .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"))
+@Suite(
+    "Linux in the lab", .ownThread, .serialized,
+    .enabled(if: Lab.isPatient, "VMTALLY_SLOW_TESTS is not set: it takes half an hour"))
 struct LinuxBootTests {
     /// A boot of boot.sh, and what must come of it.
     struct Boot: CustomTestStringConvertible, Sendable {
