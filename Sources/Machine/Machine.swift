@@ -32,8 +32,8 @@ public struct MachineConfiguration: Sendable {
     public var bootMarker = BootMarkerConfiguration()
     /// Share the counters with the guest, read-only, where KVM can.
     public var tallyPage = true
-    /// Tally exits by the guest's RIP as well.
-    public var talliesByRIP = false
+    /// Tally exits also by where they come from.
+    public var places: Set<PlaceAxis> = []
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
     package var hasPCTimers = false
     /// Of a bare-metal guest.
@@ -103,9 +103,9 @@ public final class Machine {
             throw .refused(.vcpus, "\(cpus) asked for", "KVM allows 1 to \(limit)")
         }
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }
-        if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
+        if configuration.places.contains(.rip), system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
             throw .refused(
-                .talliesByRIP, "KVM does not show registers at exits (KVM_CAP_SYNC_REGS)", "use Linux 4.17 or newer")
+                .placesOfCode, "KVM does not show registers at exits (KVM_CAP_SYNC_REGS)", "use Linux 4.17 or newer")
         }
         host = HostAnswers(system, supported: table)
         table.list(host)
@@ -147,7 +147,7 @@ public final class Machine {
         }
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
-            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, talliesByRIP: configuration.talliesByRIP,
+            irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, places: configuration.places,
             isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets, page: page?.registers ?? CPUIDRegisters())
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
@@ -205,7 +205,7 @@ public final class Machine {
         let table: CPUIDTable
         let irqchip: Bool
         let ioAPIC: IOAPIC?
-        let talliesByRIP: Bool
+        let places: Set<PlaceAxis>
         let isPC: Bool
         let tripleFaultResets: Bool
         let page: CPUIDRegisters
@@ -214,7 +214,9 @@ public final class Machine {
     private static func makeVCPU(
         _ index: Int, of vm: borrowing VirtualMachine, _ parts: Parts, _ tallies: [Tally]
     ) throws(MachineError) -> RunningVCPU {
-        let rips = parts.talliesByRIP ? try lifted { () throws(TallyMemoryError) in try RIPTally() } : nil
+        let places =
+            parts.places.isEmpty
+            ? nil : try lifted { () throws(TallyMemoryError) in try PlaceTallies(parts.places) }
         do throws(KVMError) {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
@@ -226,7 +228,7 @@ public final class Machine {
                     apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves, page: parts.page))
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
-            if rips != nil {
+            if parts.places.contains(.rip) {
                 vcpu.copyOut(.general)
             }
             if parts.irqchip, !parts.boot.waits(index) {
@@ -238,7 +240,7 @@ public final class Machine {
                     control: parts.control,
                     rare: RareExits(
                         index: index, memory: parts.memory, ioAPIC: parts.ioAPIC, interposer: interposer,
-                        isPC: parts.isPC, tripleFaultResets: parts.tripleFaultResets)), rips: rips)
+                        isPC: parts.isPC, tripleFaultResets: parts.tripleFaultResets)), places: places)
         } catch {
             throw .kvm(error)
         }
@@ -256,8 +258,8 @@ public final class Machine {
         let wall = monotonicNanoseconds() - start
         let kernel = statistics.read().difference(since: before)
         return RunResult(
-            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
-            anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
+            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, places: placeSnapshots(),
+            anchors: configuration.places.contains(.rip) ? anchors() : [], kernel: kernel,
             hardware: host.exits(kernel), time: VCPUTime(statistics: kernel.counter),
             boot: marker.note.map { note in
                 let kernel = note.kernel.difference(since: before)
@@ -279,9 +281,10 @@ public final class Machine {
             withheldMessages: devices.messages.withheld)
     }
 
-    private func ripSnapshot() -> RIPSnapshot? {
-        guard configuration.talliesByRIP else { return nil }
-        return vcpus.compactMap(\.rips).reduce(into: RIPSnapshot()) { $0.merge($1.snapshot()) }
+    private func placeSnapshots() -> [PlaceAxis: PlaceSnapshot] {
+        configuration.places.reduce(into: [:]) { snapshots, axis in
+            snapshots[axis] = vcpus.compactMap(\.places).reduce(into: PlaceSnapshot()) { $0.merge($1.snapshot(axis)) }
+        }
     }
 
     /// Addresses that the processor has been told by Linux: system call entry (MSR_LSTAR) and #GP handler.
@@ -465,19 +468,19 @@ public final class Machine {
 /// While the thread runs, only the thread uses it; the machine reads it after the join.
 private final class RunningVCPU: @unchecked Sendable {
     var loop: VCPULoop
-    let rips: RIPTally?
+    let places: PlaceTallies?
 
-    init(_ loop: consuming VCPULoop, rips: RIPTally?) {
+    init(_ loop: consuming VCPULoop, places: PlaceTallies?) {
         self.loop = loop
-        self.rips = rips
+        self.places = places
     }
 
     func run(counting: Bool) {
         loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
         if !counting {
             loop.runUncounted()
-        } else if let rips {
-            loop.run(rips.writer)
+        } else if let places {
+            loop.run(places.writers)
         } else {
             loop.run()
         }

@@ -39,7 +39,7 @@ public struct Refusal: Error, Equatable, CustomStringConvertible, Sendable {
         case interruptControllers = "interrupt controllers"
         case commandLine = "the guest's command line"
         case liveCPUID = "live CPUID"
-        case talliesByRIP = "tally by RIP"
+        case placesOfCode = "tally by RIP"
         case network = "network card"
         case devices
         case bench

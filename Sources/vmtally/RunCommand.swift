@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import ExitStats
 import Glibc
 import GuestCode
 import HostView
@@ -84,7 +85,17 @@ struct RunCommand: ParsableCommand {
         help: "ACPI tables: reduced, or full: PM registers, PM timer, PIC, PIT, clock. (default: full for Multiboot)")
     var acpi: DeviceConfiguration.ACPI?
 
-    @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            """
+            Also tally exits by port, msr, address (guest physical) or rip (the guest's code), and show the N places \
+            with the most. (default of N: 20)
+            """, valueName: "axis> [<N"),
+        completion: .list(PlaceAxis.allCases.map(\.rawValue)))
+    var by: [String] = []
+
+    @Option(help: "The same as --by rip N.")
     var byRip: Int?
 
     @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)")
@@ -125,11 +136,9 @@ struct RunCommand: ParsableCommand {
         guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {
             throw ValidationError("--net takes tap=NAME.")
         }
-        if let byRip, !(1...10_000).contains(byRip) {
-            throw ValidationError("--by-rip takes a number of places, 1 to 10000.")
-        }
+        _ = try PlaceOptions(by, byRip)
         guard symbols == nil || needsSymbols else {
-            throw ValidationError("--symbols goes with --by-rip and --cpuid-site SYMBOL.")
+            throw ValidationError("--symbols goes with --by rip and --cpuid-site SYMBOL.")
         }
         guard cpuidSite.isEmpty || liveCpuid == .auto || liveCpuid == .sites else {
             throw ValidationError("--cpuid-site goes with --live-cpuid auto and sites.")
@@ -155,7 +164,8 @@ struct RunCommand: ParsableCommand {
         let serialFile = try serial.open()
         configuration.serial = serialFile.target
         configuration.devices = devices
-        configuration.talliesByRIP = byRip != nil
+        let axes = try PlaceOptions(by, byRip).tops
+        configuration.places = Set(axes.map(\.axis))
         // A run may be long: better now than after it.
         let stats =
             if let statsJson { try OutputFile(path: statsJson, confined: isConfined) } else { nil as OutputFile? }
@@ -167,10 +177,12 @@ struct RunCommand: ParsableCommand {
         let host = statsJson.map { _ in HostIdentity(tscKHz: machine.tscKHz) }
         let result = try machine.run()
         limitPatience(result.end)
-        let places = byRip.flatMap { count in
-            result.rips.map {
-                RIPReport(
-                    $0, top: count, symbols: symbols ?? machine.kernelSymbols(result.anchors), anchors: result.anchors)
+        let places = axes.compactMap { axis, count in
+            result.places[axis].map {
+                PlaceReport(
+                    axis, $0, top: count, allExits: result.total.total,
+                    symbols: axis == .rip ? symbols ?? machine.kernelSymbols(result.anchors) : nil,
+                    anchors: result.anchors)
             }
         }
         if let remark = result.end.remark {
@@ -192,11 +204,11 @@ struct RunCommand: ParsableCommand {
             if !result.leaf.meaningless.isEmpty {
                 warn("vmtally: \(Self.advice(meaningless: result.leaf.meaningless))")
             }
-            warn(RunTable(result, tscKHz: machine.tscKHz, byRIP: places).lines().joined(separator: "\n"))
+            warn(RunTable(result, tscKHz: machine.tscKHz, places: places).lines().joined(separator: "\n"))
         }
         if let host {
             let document = RunDocument(
-                result, host: host, configuration: configuration, version: VMTally.version, byRIP: places)
+                result, host: host, configuration: configuration, version: VMTally.version, places: places)
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
@@ -257,7 +269,7 @@ struct RunCommand: ParsableCommand {
         return devices
     }
 
-    private var needsSymbols: Bool { byRip != nil || cpuidSite.contains { $0.address == nil } }
+    private var needsSymbols: Bool { byRip != nil || by.contains("rip") || cpuidSite.contains { $0.address == nil } }
 
     /// Those of the file that the user gave, else those that the guest brings.
     ///

@@ -7,12 +7,12 @@ import Rendering
 public struct RunTable: Sendable {
     private let result: RunResult
     private let tscKHz: UInt32
-    private let byRIP: RIPReport?
+    private let places: [PlaceReport]
 
-    public init(_ result: RunResult, tscKHz: UInt32, byRIP: RIPReport? = nil) {
+    public init(_ result: RunResult, tscKHz: UInt32, places: [PlaceReport] = []) {
         self.result = result
         self.tscKHz = tscKHz
-        self.byRIP = byRIP
+        self.places = places
     }
 
     public func lines() -> [String] {
@@ -27,7 +27,7 @@ public struct RunTable: Sendable {
         table.add([
             "total", grouped(all.total), share(all.total, all.total), grouped(all.pair.cycles),
         ])
-        let places = byRIP.map { [""] + $0.lines() + [""] } ?? []
+        let places = self.places.flatMap { [""] + $0.lines() } + (self.places.isEmpty ? [] : [""])
         let end = "end: \(result.end.reason), status \(result.end.exitStatus)"
         return table.lines() + places + kernelLines(all.total) + hardwareLines() + [end, summary]
     }
