@@ -6,6 +6,7 @@ import KVM
 import Linux
 import Machine
 import ProbeImage
+import Rendering
 import Reports
 
 struct DemoCommand: ParsableCommand {
@@ -27,8 +28,7 @@ struct DemoCommand: ParsableCommand {
     @Flag(help: "Also show what the guest wrote to its serial port.")
     var serial = false
 
-    @Flag(help: "Print the run as JSON (schema vmtally.run/1) and nothing else.")
-    var json = false
+    @OptionGroup var documents: DocumentOptions
 
     @OptionGroup(title: "Sandbox")
     var sandbox: SandboxOptions
@@ -47,6 +47,9 @@ struct DemoCommand: ParsableCommand {
         configuration.timeoutMilliseconds = 60_000
         configuration.endingSignals = EndingSignal.all
         configuration.sandbox = try sandbox.configuration()
+        let isConfined = configuration.sandbox.scope == .process
+        let files = try documents.open(confined: isConfined)
+        let width = Terminal.columns(STDOUT_FILENO)
         let machine = try Machine(configuration, elf: ProbeImage.elf)
         // After the run no file can be opened any more.
         let host = HostIdentity(tscKHz: machine.tscKHz)
@@ -58,18 +61,19 @@ struct DemoCommand: ParsableCommand {
             throw Failure("the guest ended (\(result.end.reason)) without its report")
         }
         let report = DemoReport(result, probe: probe)
-        if json {
-            print(try RunDocument(result, host: host, configuration: configuration, version: VMTally.version).json())
-        } else {
+        let table = RunTable(result, tscKHz: machine.tscKHz, width: width)
+        let document = RunDocument(result, host: host, configuration: configuration, version: VMTally.version)
+        try files.write(json: document.json(), csv: table.csv)
+        if !documents.takeStandardOutput {
             if serial {
                 print(String(decoding: machine.output.captured, as: UTF8.self))
             }
             print("host: \(host.cpu), Linux \(host.kernel), \(host.backend)")
             print("live CPUID: \(machine.plan.name)" + (machine.plan.shortfall.map { " (\($0))" } ?? ""))
             print("")
-            print(report.lines().joined(separator: "\n"))
+            print(report.lines(width: width).joined(separator: "\n"))
             print("")
-            print(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
+            print(table.lines().joined(separator: "\n"))
         }
         guard report.isRight else {
             throw Failure("the two views of the tally differ: please report this with the output of vmtally host")

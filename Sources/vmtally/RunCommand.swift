@@ -7,6 +7,7 @@ import HostView
 import KVM
 import Linux
 import Machine
+import Rendering
 import Reports
 
 struct RunCommand: ParsableCommand {
@@ -101,8 +102,17 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)")
     var symbols: String?
 
-    @Option(help: "Write the tally as JSON to this file; - is standard output.")
+    @Option(
+        name: [.customLong("stats-json"), .customLong("json")],
+        help: ArgumentHelp("Write the tally as JSON to this file; - is standard output.", valueName: "file"),
+        completion: .file())
     var statsJson: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Write the tally as comma-separated values to this file; - is standard output.", valueName: "file"),
+        completion: .file())
+    var csv: String?
 
     @Option(help: "End the run after so many seconds.")
     var timeout: Double?
@@ -169,10 +179,13 @@ struct RunCommand: ParsableCommand {
         // A run may be long: better now than after it.
         let stats =
             if let statsJson { try OutputFile(path: statsJson, confined: isConfined) } else { nil as OutputFile? }
+        let values = if let csv { try OutputFile(path: csv, confined: isConfined) } else { nil as OutputFile? }
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         let machine = try makeMachine(configuration)
         serialFile.truncate()
+        // Asked now: a sandbox may not let us.
+        let width = Terminal.columns(STDERR_FILENO)
         // After the run no file can be opened any more.
         let host = statsJson.map { _ in HostIdentity(tscKHz: machine.tscKHz) }
         let result = try machine.run()
@@ -194,6 +207,7 @@ struct RunCommand: ParsableCommand {
         if result.withheldMessages > 0 {
             warn("vmtally: and \(result.withheldMessages) more messages about devices, withheld")
         }
+        let table = RunTable(result, tscKHz: machine.tscKHz, places: places, width: width)
         if !quiet {
             if let shortfall = machine.plan.shortfall {
                 warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
@@ -204,8 +218,9 @@ struct RunCommand: ParsableCommand {
             if !result.leaf.meaningless.isEmpty {
                 warn("vmtally: \(Self.advice(meaningless: result.leaf.meaningless))")
             }
-            warn(RunTable(result, tscKHz: machine.tscKHz, places: places).lines().joined(separator: "\n"))
+            warn(table.lines().joined(separator: "\n"))
         }
+        try values?.replaceContents(with: table.csv.text)
         if let host {
             let document = RunDocument(
                 result, host: host, configuration: configuration, version: VMTally.version, places: places)
@@ -225,6 +240,7 @@ struct RunCommand: ParsableCommand {
         for disk in disk { files.input("--disk", Self.diskOption(disk).path) }
         if case .file(let path) = serial { files.output("--serial", path) }
         files.output("--stats-json", statsJson)
+        files.output("--csv", csv)
         try files.check()
     }
 

@@ -54,9 +54,12 @@ public struct PlaceReport: Sendable {
         }
     }
 
-    public func lines() -> [String] {
+    /// - Parameter width: columns of the terminal.
+    public func lines(width: Int = .max) -> [String] {
         guard total.count > 0 else { return ["userspace exits by \(axis.rawValue): none" + Self.absence(axis)] }
-        var table = TextTable(header: header + ["count", "share", "cycles"])
+        var table = TextTable(
+            header: header + ["count", "share", "cycles"],
+            expendable: hasSymbols ? ["rip", "cycles", "share"] : ["share"])
         for row in rows {
             table.add(cells(row) + numbers(row.pair))
         }
@@ -67,8 +70,8 @@ public struct PlaceReport: Sendable {
         if axis != .rip {
             table.add(["total"] + blanks + numbers(total))
         }
-        guard withoutRoom.count > 0 else { return table.lines() }
-        return table.lines() + [
+        guard withoutRoom.count > 0 else { return table.lines(width: width) }
+        return table.lines(width: width) + [
             "all others: \(grouped(withoutRoom.count)) of them beyond the "
                 + "\(grouped(UInt64(PlaceTally.slotCount))) places that a vCPU's table has room for"
         ]
@@ -102,6 +105,11 @@ public struct PlaceReport: Sendable {
         case .msr: PlaceSnapshot.reason(of: row.place) == "KVM_EXIT_X86_WRMSR" ? "write" : "read"
         case .rip: ""
         }
+    }
+
+    /// The place, for a cell.
+    func label(_ row: Row) -> String {
+        row.location.map { "\(row.value) \($0)" } ?? row.value
     }
 
     private static func absence(_ axis: PlaceAxis) -> String {
