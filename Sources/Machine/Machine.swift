@@ -32,6 +32,9 @@ public struct MachineConfiguration: Sendable {
     public var bootMarker = BootMarkerConfiguration()
     /// Share the counters with the guest, read-only, where KVM can.
     public var tallyPage = true
+    /// What the guest's CPUID is to say otherwise than KVM and this machine would have it. APIC IDs and topology stay each
+    /// vCPU's own.
+    public var cpuidEdits: [CPUIDEdit] = []
     /// Tally exits also by where they come from.
     public var places: Set<PlaceAxis> = []
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
@@ -145,10 +148,11 @@ public final class Machine {
         if isPC {
             table.formPC(cpus: cpus, tscDeadline: system.check(.tscDeadlineTimer) != 0)
         }
+        try table.apply(configuration.cpuidEdits)
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
             irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, places: configuration.places,
-            isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets, page: page?.registers ?? CPUIDRegisters())
+            isPC: guest.isPC, isEdited: !configuration.cpuidEdits.isEmpty, tripleFaultResets: guest.tripleFaultResets, page: page?.registers ?? CPUIDRegisters())
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for index in 0..<cpus {
@@ -207,6 +211,7 @@ public final class Machine {
         let ioAPIC: IOAPIC?
         let places: Set<PlaceAxis>
         let isPC: Bool
+        let isEdited: Bool
         let tripleFaultResets: Bool
         let page: CPUIDRegisters
     }
@@ -223,9 +228,15 @@ public final class Machine {
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
             let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz, page: parts.page)
             var interposer = CPUIDInterposer(plan: parts.plan, answers: answers, memory: parts.memory)
-            try vcpu.setCPUID(
-                parts.table.forGuest(
-                    apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves, page: parts.page))
+            do throws(KVMError) {
+                try vcpu.setCPUID(
+                    parts.table.forGuest(
+                        apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves, page: parts.page))
+            } catch where error.errno == EINVAL && parts.isEdited {
+                var error = error
+                error.remedy = "KVM takes the table as it is, but not as it was edited: take back what was edited last."
+                throw error
+            }
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
             if parts.places.contains(.rip) {

@@ -41,6 +41,7 @@ public struct Refusal: Error, Equatable, CustomStringConvertible, Sendable {
         case liveCPUID = "live CPUID"
         case placesOfCode = "tally by RIP"
         case network = "network card"
+        case cpuid = "the guest's CPUID"
         case devices
         case bench
     }

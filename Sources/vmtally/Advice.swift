@@ -18,6 +18,7 @@ enum Advice {
         case .commandLine: "--append"
         case .liveCPUID: "--live-cpuid"
         case .placesOfCode: "--by rip"
+        case .cpuid: "--cpuid"
         case .network: "--net tap=NAME"
         case .devices: "--disk, --net, --rng, --console"
         case .bench: nil

@@ -90,10 +90,9 @@ extension CPUIDReport.Leaf {
     }
 }
 
-/// A number as C writes it: `0x40000001` or `13`.
 private func parseLeaf(_ text: String) throws -> UInt32 {
-    let lower = text.lowercased()
-    let value = lower.hasPrefix("0x") ? UInt32(lower.dropFirst(2), radix: 16) : UInt32(lower)
-    guard let value else { throw ValidationError("'\(text)' is no CPUID leaf: give a number such as 0x40000001.") }
+    guard let value = number(text) else {
+        throw ValidationError("'\(text)' is no CPUID leaf: give a number such as 0x40000001.")
+    }
     return value
 }

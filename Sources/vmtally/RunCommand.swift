@@ -69,6 +69,15 @@ struct RunCommand: ParsableCommand {
     )
     var liveCpuid = LiveCPUIDMode.auto
 
+    @Option(
+        name: .customLong("cpuid"), parsing: .unconditionalSingleValue,
+        help: ArgumentHelp(
+            """
+            What the guest's CPUID is to say: LEAF[.SUB]:REG=VALUE, or -FEATURE to take one away, as -X2APIC. May be \
+            given again.
+            """, valueName: "edit"), transform: CPUIDEditOption.init)
+    var cpuidEdits: [CPUIDEditOption] = []
+
     @Option(help: "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off.")
     var tallyPage = OnOff.on
 
@@ -168,6 +177,7 @@ struct RunCommand: ParsableCommand {
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
         configuration.tallyPage = tallyPage == .on
+        configuration.cpuidEdits = cpuidEdits.map(\.edit)
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = EndingSignal.all
