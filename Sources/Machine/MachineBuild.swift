@@ -50,6 +50,7 @@ struct MachineBuild {
         if plan.hasPCTimers {
             table.applyPCTopology(cpus: cpus, tscDeadline: plan.system.check(.tscDeadlineTimer) != 0)
         }
+        try table.apply(configuration.cpuidEdits)
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for index in 0..<cpus {
@@ -60,8 +61,8 @@ struct MachineBuild {
         let parts = VCPUParts(
             liveCPUID: liveCPUID, platform: devices.platform, control: control, memory: memory, boot: boot,
             table: table, irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC,
-            talliesByRIP: configuration.talliesByRIP, isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets,
-            page: page?.registers ?? CPUIDRegisters())
+            places: configuration.places, isPC: guest.isPC, isEdited: !configuration.cpuidEdits.isEmpty,
+            tripleFaultResets: guest.tripleFaultResets, page: page?.registers ?? CPUIDRegisters())
         var vcpus: [RunningVCPU] = []
         for index in 0..<cpus {
             vcpus.append(try Self.makeVCPU(index, of: vm.machine, parts, tallies))
@@ -92,8 +93,9 @@ struct MachineBuild {
         let table: CPUIDTable
         let irqchip: Bool
         let ioAPIC: IOAPIC?
-        let talliesByRIP: Bool
+        let places: Set<PlaceAxis>
         let isPC: Bool
+        let isEdited: Bool
         let tripleFaultResets: Bool
         let page: CPUIDRegisters
     }
@@ -101,19 +103,27 @@ struct MachineBuild {
     private static func makeVCPU(
         _ index: Int, of vm: borrowing VirtualMachine, _ parts: VCPUParts, _ tallies: [Tally]
     ) throws(MachineError) -> RunningVCPU {
-        let rips = parts.talliesByRIP ? try lifted { () throws(TallyMemoryError) in try RIPTally() } : nil
+        let places =
+            parts.places.isEmpty
+            ? nil : try lifted { () throws(TallyMemoryError) in try PlaceTallies(parts.places) }
         do throws(KVMError) {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
             let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz, page: parts.page)
             var interposer = CPUIDInterposer(plan: parts.liveCPUID, answers: answers, memory: parts.memory)
-            try vcpu.setCPUID(
-                parts.table.forGuest(
-                    apicID: UInt32(index), tscKHz: tscKHz, parts.liveCPUID.leaves, page: parts.page))
+            do throws(KVMError) {
+                try vcpu.setCPUID(
+                    parts.table.forGuest(
+                        apicID: UInt32(index), tscKHz: tscKHz, parts.liveCPUID.leaves, page: parts.page))
+            } catch  where error.errno == EINVAL && parts.isEdited {
+                var error = error
+                error.remedy = "KVM takes the table as it is, but not as it was edited: take back what was edited last."
+                throw error
+            }
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
-            if rips != nil {
+            if parts.places.contains(.rip) {
                 vcpu.copyOut(.general)
             }
             if parts.irqchip, !parts.boot.waits(index) {
@@ -125,7 +135,7 @@ struct MachineBuild {
                     control: parts.control,
                     rare: RareExits(
                         index: index, memory: parts.memory, ioAPIC: parts.ioAPIC, interposer: interposer,
-                        isPC: parts.isPC, tripleFaultResets: parts.tripleFaultResets)), rips: rips)
+                        isPC: parts.isPC, tripleFaultResets: parts.tripleFaultResets)), places: places)
         } catch {
             throw .kvm(error)
         }

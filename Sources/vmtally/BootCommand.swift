@@ -5,6 +5,7 @@ import Boots
 import Glibc
 import GuestCode
 import Machine
+import Rendering
 import Reports
 import ThisHost
 
@@ -28,9 +29,16 @@ struct BootCommand: ParsableCommand {
     var label = "boot"
 
     @Option(
-        name: .shortAndLong,
-        help: ArgumentHelp("Write the recording (JSON) here; - is standard output.", valueName: "file"))
+        name: [.customShort("o"), .customLong("output"), .customLong("json")],
+        help: ArgumentHelp("Write the recording (JSON) here; - is standard output.", valueName: "file"),
+        completion: .file())
     var output: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Write a line of comma-separated values for each boot here; - is standard output.", valueName: "file"),
+        completion: .file())
+    var csv: String?
 
     @Option(help: ArgumentHelp("bzImage or vmlinux. (default: that of make guest)", valueName: "file"))
     var kernel: String?
@@ -109,8 +117,10 @@ struct BootCommand: ParsableCommand {
         }
         named.input("--symbols", symbols)
         named.output("--output", output)
+        named.output("--csv", csv)
         try named.check()
         let file = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
+        let values = if let csv { try OutputFile(path: csv) } else { nil as OutputFile? }
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let host = HostIdentity(tscKHz: 0)
         let isQuiet = quiet
@@ -129,11 +139,14 @@ struct BootCommand: ParsableCommand {
             Patience.limit(nanoseconds: 1_000_000_000)
         }
         if !quiet, !recording.configurations.isEmpty {
-            let table = BootTable(recording).lines().joined(separator: "\n")
-            if output == "-" { StandardError.print(table) } else { say(table) }
+            let isTaken = output == "-" || csv == "-"
+            let width = Terminal.columns(isTaken ? STDERR_FILENO : STDOUT_FILENO)
+            let table = BootTable(recording, width: width).lines().joined(separator: "\n")
+            if isTaken { StandardError.print(table) } else { say(table) }
         }
-        if output != nil, !recording.configurations.isEmpty {
-            try file?.replaceContents(with: recording.json())
+        if !recording.configurations.isEmpty {
+            if output != nil { try file?.replaceContents(with: recording.json()) }
+            if csv != nil { try values?.replaceContents(with: BootTable(recording).csv.text) }
         }
         if let signal = session.interrupted {
             let made = recording.configurations.reduce(0) { $0 + $1.runs.count }

@@ -405,4 +405,44 @@ struct CommandLineTests {
         #expect(outcome.error.contains("asked 4 times for tally leaves without a meaning"), "\(outcome.error)")
         #expect(outcome.error.contains("0x4FFFFF10, 0x4FFFFFFC") && outcome.error.contains("docs/cpuid-abi.md"))
     }
+
+    // MARK: documents
+
+    @Test(
+        "--json and --csv: a file, - for standard output, and that is the word's default where nothing else can follow")
+    func documents() throws {
+        let guest = try folder.file("guest.elf", Self.worker.elf)
+        let outcome = try CommandLineTool.run(
+            """
+            set -e; cd $FOLDER
+            $VMTALLY run --live-cpuid off --guest guest.elf --json run.json --csv run.csv 2>table || test $? = 7
+            COLUMNS=200 $VMTALLY run --live-cpuid off --guest guest.elf 2>wide || test $? = 7
+            $VMTALLY demo --json demo.json --csv demo.csv >demo.txt
+            $VMTALLY demo --json >demo2.json; $VMTALLY demo --json - >demo3.json; $VMTALLY demo --csv >demo2.csv
+            $VMTALLY host --json >host.json; $VMTALLY host --csv host.csv | head -1
+            $VMTALLY cpuid --json=- >cpuid.json; $VMTALLY cpuid --csv >cpuid.csv
+            for f in *.json; do printf '%s ' $(sed 's/.*"schema":"\\([^"]*\\)".*/\\1/' $f); done; echo
+            ! $VMTALLY demo --json --csv 2>error; ! $VMTALLY cpuid --json --raw 2>error2
+            """, ["FOLDER": folder.path])
+        _ = guest
+        #expect(outcome.status == 0, "\(outcome.error)")
+        #expect(
+            outcome.output
+                == "Host\nvmtally.cpuid/1 vmtally.run/1 vmtally.run/1 vmtally.run/1 vmtally.host/1 vmtally.run/1 \n",
+            "\(outcome.output)")
+        let values = try #require(folder.text("run.csv"))
+        #expect(
+            values.hasPrefix("exits,of,access,count,cycles,ns,min,p50,p90,p99,p999,max\nuserspace,KVM_EXIT_IO,,101,"))
+        #expect(values.contains("\nuserspace,total,,151,") && values.contains("\nvcpu,0,,151,"))
+        #expect(values.contains("\nkernel,exits,,"))
+        for name in ["demo.csv", "demo2.csv"] { #expect(folder.text(name)?.hasPrefix("exits,of,") == true, "\(name)") }
+        #expect(folder.text("host.csv")?.contains(",KVM_CAP_USER_MEMORY,1,") == true)
+        #expect(folder.text("cpuid.csv")?.contains("\n0x40000000,") == true)
+        #expect(folder.text("error")?.contains("--json and --csv cannot both") == true)
+        let table = try #require(folder.text("table")).split(separator: "\n")
+        #expect(table.allSatisfy { $0.count <= 80 || $0.hasPrefix("(left out") }, "\(table)")
+        #expect(table.contains { $0.contains("p50 ns") } && !table.contains { $0.contains(" p99.9 ") })
+        #expect(folder.text("wide")?.contains(" p99.9 ") == true)
+        #expect(folder.text("demo.txt")?.contains("the guest's own checks") == true)
+    }
 }

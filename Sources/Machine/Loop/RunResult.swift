@@ -10,9 +10,9 @@ public struct RunResult: Sendable {
     public let wallNanoseconds: UInt64
     /// One tally a vCPU.
     public let vcpus: [ExitCounts]
-    /// Exits of all vCPUs by the guest's RIP; nil unless asked for.
-    public let rips: RIPSnapshot?
-    /// Where the guest's kernel lies, for a ``SymbolTable``; with `rips` only.
+    /// Exits of all vCPUs by ``MachineConfiguration/places``.
+    public let places: [PlaceAxis: PlaceSnapshot]
+    /// Where the guest's kernel lies, for a ``SymbolTable``; with places of code only.
     public let anchors: [SymbolTable.Anchor]
     /// What KVM counted meanwhile.
     public let kernel: KernelCounters
