@@ -35,6 +35,8 @@ public struct MachineConfiguration: Sendable {
     /// What the guest's CPUID is to say otherwise than KVM and this machine would have it. APIC IDs and topology stay each
     /// vCPU's own.
     public var cpuidEdits: [CPUIDEdit] = []
+    /// Have RAM there, and mapped where KVM can, before the guest's first instruction.
+    public var prefaults = false
     /// Tally exits also by where they come from.
     public var places: Set<PlaceAxis> = []
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
@@ -70,6 +72,8 @@ public final class Machine {
     public let tallies: [Tally]
     /// TSC frequency in kHz, 0 if KVM does not know it.
     public let tscKHz: UInt32
+    /// What came of ``MachineConfiguration/prefaults``; nil: not asked for.
+    public let prefault: Prefault?
 
     private let host: HostAnswers
     private let vm: SharedVM
@@ -152,7 +156,8 @@ public final class Machine {
         let parts = Parts(
             plan: plan, platform: devices.platform, control: control, memory: memory, boot: boot, table: table,
             irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC, places: configuration.places,
-            isPC: guest.isPC, isEdited: !configuration.cpuidEdits.isEmpty, tripleFaultResets: guest.tripleFaultResets, page: page?.registers ?? CPUIDRegisters())
+            isPC: guest.isPC, isEdited: !configuration.cpuidEdits.isEmpty, tripleFaultResets: guest.tripleFaultResets,
+            page: page?.registers ?? CPUIDRegisters())
         tallies = try lifted { () throws(TallyMemoryError) in
             var tallies: [Tally] = []
             for index in 0..<cpus {
@@ -164,6 +169,7 @@ public final class Machine {
         for index in 0..<cpus {
             vcpus.append(try Self.makeVCPU(index, of: vm.machine, parts, tallies))
         }
+        prefault = configuration.prefaults ? try Self.prefault(memory, vcpus[0].loop.vcpu, system) : nil
         self.control = control
         self.vcpus = vcpus
         sandbox = MachineSandbox(configuration.sandbox)
@@ -232,7 +238,7 @@ public final class Machine {
                 try vcpu.setCPUID(
                     parts.table.forGuest(
                         apicID: UInt32(index), tscKHz: tscKHz, parts.plan.leaves, page: parts.page))
-            } catch where error.errno == EINVAL && parts.isEdited {
+            } catch  where error.errno == EINVAL && parts.isEdited {
                 var error = error
                 error.remedy = "KVM takes the table as it is, but not as it was edited: take back what was edited last."
                 throw error
@@ -257,6 +263,16 @@ public final class Machine {
         }
     }
 
+    private static func prefault(
+        _ memory: GuestMemory, _ vcpu: borrowing VCPU, _ system: borrowing System
+    ) throws(MachineError) -> Prefault {
+        try memory.populate()
+        guard system.check(.preFaultMemory) > 0 else {
+            return .populated("KVM maps nothing ahead here: KVM_PRE_FAULT_MEMORY takes Linux 6.11 and nested paging")
+        }
+        return memory.map(into: vcpu).map(Prefault.populated) ?? .mapped
+    }
+
     /// Runs the guest to its end.
     public func run() throws(MachineError) -> RunResult {
         configuration.extension?.attach(
@@ -279,7 +295,7 @@ public final class Machine {
                     userspace: note.tallies.sum() ?? .none(of: .vmm, .kvm),
                     kernel: kernel, hardware: host.exits(kernel))
             },
-            sandbox: sandbox.state,
+            prefault: prefault, sandbox: sandbox.state,
             leaf: LeafReport(
                 mode: plan.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },

@@ -68,6 +68,9 @@ struct BootCommand: ParsableCommand {
     @Option(help: "Boots at a time.")
     var parallel = 1
 
+    @Flag(help: "Give the guest its RAM before the start, as run --prefault does: not of the protocol.")
+    var prefault = false
+
     @Option(
         help: ArgumentHelp(
             """
@@ -104,6 +107,7 @@ struct BootCommand: ParsableCommand {
         guard markerText == nil || vmm == nil else {
             throw ValidationError("--marker-text goes with vmtally's own console, not with --vmm.")
         }
+        guard !prefault || vmm == nil else { throw ValidationError("--prefault is of vmtally's own machine.") }
         _ = try setups()
     }
 
@@ -164,6 +168,7 @@ struct BootCommand: ParsableCommand {
         var base = BootSetup(
             kernel: "", initrd: initrd, console: console, cpus: cpus, memoryMiB: memory, words: append ?? "",
             vmm: vmm, markerText: markerText, printsLog: log, timeout: timeout)
+        base.prefaults = prefault
         let ownKernel = try kernel ?? (matrix.contains { $0.hasPrefix("kernel=") } ? "" : ready.kernel)
         base.kernel = ownKernel
         if initrd == nil, kernel == nil {

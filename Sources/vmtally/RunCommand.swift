@@ -60,6 +60,13 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Guest RAM in MiB. (default: 16, for Linux 512)")
     var memory: Int?
 
+    @Flag(
+        help: """
+            Give the guest its RAM before the start: pages of the host, which KVM maps where it can (Linux 6.11). \
+            Spares first touches.
+            """)
+    var prefault = false
+
     @Option(help: "Where the serial port goes: stdio, none or file=PATH.")
     var serial = SerialOption.stdio
 
@@ -177,6 +184,7 @@ struct RunCommand: ParsableCommand {
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
         configuration.tallyPage = tallyPage == .on
+        configuration.prefaults = prefault
         configuration.cpuidEdits = cpuidEdits.map(\.edit)
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
