@@ -128,6 +128,7 @@ struct BootCommand: ParsableCommand {
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let host = HostIdentity(tscKHz: 0)
         let isQuiet = quiet
+        LinuxHost.warn()
         let session = BootSession(
             setups: setups, runs: runs, seed: seed, symbols: symbols,
             progress: { line in if !isQuiet { warn(line) } }, report: { line in warn(line) })

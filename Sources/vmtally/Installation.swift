@@ -12,6 +12,8 @@ enum Installation {
     }()
     /// The emulated hosts' runner.
     static var lab: String { share + "/Lab/run" }
+    /// What to type for it.
+    static var labCommand: String { isInstalled ? "vmtally-lab" : "Lab/run" }
     /// How to get the lab, where it is missing.
     static var labRemedy: String {
         isInstalled ? "install vmtally-lab" : "run it from the build folder of a source checkout"

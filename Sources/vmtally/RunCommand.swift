@@ -323,6 +323,7 @@ struct RunCommand: ParsableCommand {
             let image = try FileImage(path: multiboot)
             return try Machine(configuration, .multiboot(image.bytes, commandLine: append ?? multiboot))
         }
+        LinuxHost.warn()
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)

@@ -445,4 +445,19 @@ struct CommandLineTests {
         #expect(folder.text("wide")?.contains(" p99.9 ") == true)
         #expect(folder.text("demo.txt")?.contains("the guest's own checks") == true)
     }
+
+    @Test(
+        "a Linux guest where KVM cannot boot one: said at once, with the lab's name", .enabled(if: Host.emulatesRing0))
+    func linuxOnPVM() throws {
+        _ = try folder.file("kernel", Self.spinner.elf)
+        let run = try CommandLineTool.run(
+            "cd $FOLDER; exec $VMTALLY run --kernel kernel --memory 64 --live-cpuid off --timeout 0.2 --quiet",
+            ["FOLDER": folder.path])
+        #expect(run.status == 124 && run.error.contains("kvm_pvm") && run.error.contains("Lab/run svm"), "\(run.error)")
+        let boot = try CommandLineTool.run(
+            "cd $FOLDER; exec $VMTALLY boot --kernel kernel --runs 1 --timeout 0.2 --console none",
+            ["FOLDER": folder.path])
+        #expect(boot.status == 1 && boot.error.hasPrefix("vmtally: KVM on this host is kvm_pvm"), "\(boot.error)")
+        #expect(try !self.run(Self.worker, "--guest $GUEST --quiet").error.contains("kvm_pvm"))
+    }
 }
