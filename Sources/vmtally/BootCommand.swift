@@ -40,10 +40,12 @@ struct BootCommand: ParsableCommand {
         completion: .file())
     var csv: String?
 
-    @Option(help: ArgumentHelp("bzImage or vmlinux. (default: that of make guest)", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("bzImage or vmlinux. (default: that of make guest)", valueName: "file"), completion: .file())
     var kernel: String?
 
-    @Option(help: ArgumentHelp("Initial RAM disk. (default: that of make guest)", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Initial RAM disk. (default: that of make guest)", valueName: "file"), completion: .file())
     var initrd: String?
 
     @Option(help: ArgumentHelp("More words for the kernel's command line.", valueName: "words"))
@@ -62,7 +64,7 @@ struct BootCommand: ParsableCommand {
         parsing: .upToNextOption,
         help: ArgumentHelp(
             "Boot all combinations: cpus=1,4 console=virtio,8250 memory=256,512 kernel=FILE,FILE.",
-            valueName: "key=value,..."))
+            valueName: "key=value,..."), completion: .list(["cpus=", "console=", "memory=", "kernel="]))
     var matrix: [String] = []
 
     @Option(help: "Boots at a time.")
@@ -84,7 +86,8 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Names of the guest's kernel code: vmlinux, System.map or kallsyms.", valueName: "file"))
+            "Names of the guest's kernel code: vmlinux, System.map or kallsyms.", valueName: "file"),
+        completion: .file())
     var symbols: String?
 
     @Flag(inversion: .prefixedNo, help: "Have the guest print its log after the marker, for exits by boot phase.")

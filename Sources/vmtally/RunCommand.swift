@@ -20,16 +20,16 @@ struct RunCommand: ParsableCommand {
             """
     )
 
-    @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).")
+    @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).", completion: .file())
     var guest: String?
 
-    @Option(help: "A Linux kernel: bzImage or vmlinux. Without any guest: that of make guest.")
+    @Option(help: "A Linux kernel: bzImage or vmlinux. Without any guest: that of make guest.", completion: .file())
     var kernel: String?
 
-    @Option(help: "A Multiboot 1 image.")
+    @Option(help: "A Multiboot 1 image.", completion: .file())
     var multiboot: String?
 
-    @Option(help: "The kernel's initial RAM disk.")
+    @Option(help: "The kernel's initial RAM disk.", completion: .file())
     var initrd: String?
 
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
@@ -41,7 +41,7 @@ struct RunCommand: ParsableCommand {
     )
     var console: DeviceConfiguration.Console?
 
-    @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
+    @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.", completion: .file())
     var disk: [String] = []
 
     @Option(help: "A network card of the Linux guest: tap=NAME. May be given again.")
@@ -82,7 +82,8 @@ struct RunCommand: ParsableCommand {
             """
             What the guest's CPUID is to say: LEAF[.SUB]:REG=VALUE, or -FEATURE to take one away, as -X2APIC. May be \
             given again.
-            """, valueName: "edit"), transform: CPUIDEditOption.init)
+            """, valueName: "edit"), completion: .list(CPUIDFeatureNames.all.map { "-\($0)" }),
+        transform: CPUIDEditOption.init)
     var cpuidEdits: [CPUIDEditOption] = []
 
     @Option(help: "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off.")
@@ -115,7 +116,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The same as --by rip N.")
     var byRip: Int?
 
-    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)")
+    @Option(
+        help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)",
+        completion: .file())
     var symbols: String?
 
     @Option(
