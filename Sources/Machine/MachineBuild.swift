@@ -18,6 +18,7 @@ struct MachineBuild {
     let tallies: [Tally]
     let vcpus: [RunningVCPU]
     let statistics: KernelStatistics
+    let prefault: Prefault?
 
     init(_ plan: borrowing MachinePlan) throws(MachineError) {
         let (configuration, guest, host) = (plan.configuration, plan.guest, plan.host)
@@ -67,6 +68,7 @@ struct MachineBuild {
         for index in 0..<cpus {
             vcpus.append(try Self.makeVCPU(index, of: vm.machine, parts, tallies))
         }
+        prefault = configuration.prefaults ? try Self.prefault(memory, vcpus[0].loop.vcpu, plan.system) : nil
         var module: ExitModuleVM?
         if case .module = liveCPUID.host {
             module = try lifted { () throws(KVMError) in try ExitModule().newestVM(of: getpid()) }
@@ -139,6 +141,16 @@ struct MachineBuild {
         } catch {
             throw .kvm(error)
         }
+    }
+
+    private static func prefault(
+        _ memory: GuestMemory, _ vcpu: borrowing VCPU, _ system: borrowing System
+    ) throws(MachineError) -> Prefault {
+        try memory.populate()
+        guard system.check(.preFaultMemory) > 0 else {
+            return .populated("KVM maps nothing ahead here: KVM_PRE_FAULT_MEMORY takes Linux 6.11 and nested paging")
+        }
+        return memory.map(into: vcpu).map(Prefault.populated) ?? .mapped
     }
 
     /// Interrupt controllers, timers and memory: all that must be there before the first vCPU.

@@ -28,7 +28,7 @@ extension Machine {
                     userspace: note.tallies.sum() ?? .none(of: .vmm, .kvm),
                     kernel: kernel, hardware: host.exits(kernel))
             },
-            sandbox: sandbox.state,
+            prefault: prefault, sandbox: sandbox.state,
             leaf: LeafReport(
                 mode: liveCPUID.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },

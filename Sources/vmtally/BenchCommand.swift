@@ -23,7 +23,8 @@ struct BenchCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Only these kinds, of those that --list names; may be given several times.", valueName: "name,..."))
+            "Only these kinds, of those that --list names; may be given several times.", valueName: "name,..."),
+        completion: .list(BenchKind.catalogue.map(\.name)))
     var only: [String] = []
 
     @Option(help: "For all kinds together.")
@@ -49,10 +50,10 @@ struct BenchCommand: ParsableCommand {
     @Option(help: ArgumentHelp("The same as --json with a file.", valueName: "file"), completion: .file())
     var output: String?
 
-    @Option(help: ArgumentHelp("Also write a page for a browser to this file.", valueName: "file"))
+    @Option(help: ArgumentHelp("Also write a page for a browser to this file.", valueName: "file"), completion: .file())
     var html: String?
 
-    @Option(help: ArgumentHelp("Compare with an earlier run's JSON.", valueName: "file"))
+    @Option(help: ArgumentHelp("Compare with an earlier run's JSON.", valueName: "file"), completion: .file())
     var baseline: String?
 
     @Option(
@@ -62,7 +63,8 @@ struct BenchCommand: ParsableCommand {
     var failAbove: Share?
 
     @Option(
-        name: .customLong("from"), help: ArgumentHelp("Report this run's JSON; measure nothing.", valueName: "file"))
+        name: .customLong("from"), help: ArgumentHelp("Report this run's JSON; measure nothing.", valueName: "file"),
+        completion: .file())
     var source: String?
 
     func validate() throws {

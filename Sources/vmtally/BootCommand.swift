@@ -40,10 +40,12 @@ struct BootCommand: ParsableCommand {
         completion: .file())
     var csv: String?
 
-    @Option(help: ArgumentHelp("bzImage or vmlinux. (default: that of make guest)", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("bzImage or vmlinux. (default: that of make guest)", valueName: "file"), completion: .file())
     var kernel: String?
 
-    @Option(help: ArgumentHelp("Initial RAM disk. (default: that of make guest)", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Initial RAM disk. (default: that of make guest)", valueName: "file"), completion: .file())
     var initrd: String?
 
     @Option(help: ArgumentHelp("More words for the kernel's command line.", valueName: "words"))
@@ -62,11 +64,14 @@ struct BootCommand: ParsableCommand {
         parsing: .upToNextOption,
         help: ArgumentHelp(
             "Boot all combinations: cpus=1,4 console=virtio,8250 memory=256,512 kernel=FILE,FILE.",
-            valueName: "key=value,..."))
+            valueName: "key=value,..."), completion: .list(["cpus=", "console=", "memory=", "kernel="]))
     var matrix: [String] = []
 
     @Option(help: "Boots at a time.")
     var parallel = 1
+
+    @Flag(help: "Give the guest its RAM before the start, as run --prefault does: not of the protocol.")
+    var prefault = false
 
     @Option(
         help: ArgumentHelp(
@@ -81,7 +86,8 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Names of the guest's kernel code: vmlinux, System.map or kallsyms.", valueName: "file"))
+            "Names of the guest's kernel code: vmlinux, System.map or kallsyms.", valueName: "file"),
+        completion: .file())
     var symbols: String?
 
     @Flag(inversion: .prefixedNo, help: "Have the guest print its log after the marker, for exits by boot phase.")
@@ -104,6 +110,7 @@ struct BootCommand: ParsableCommand {
         guard markerText == nil || vmm == nil else {
             throw ValidationError("--marker-text goes with vmtally's own console, not with --vmm.")
         }
+        guard !prefault || vmm == nil else { throw ValidationError("--prefault is of vmtally's own machine.") }
         _ = try setups()
     }
 
@@ -124,6 +131,7 @@ struct BootCommand: ParsableCommand {
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let host = HostIdentity(tscKHz: 0)
         let isQuiet = quiet
+        LinuxHost.warn()
         let session = BootSession(
             setups: setups, runs: runs, seed: seed, symbols: symbols,
             progress: { line in if !isQuiet { StandardError.print(line) } },
@@ -165,6 +173,7 @@ struct BootCommand: ParsableCommand {
         var base = BootSetup(
             kernel: "", initrd: initrd, console: console, cpus: cpus, memoryMiB: memory, words: append ?? "",
             vmm: vmm, markerText: markerText, printsLog: log, timeout: timeout)
+        base.prefaults = prefault
         let ownKernel = try kernel ?? (matrix.contains { $0.hasPrefix("kernel=") } ? "" : ready.kernel)
         base.kernel = ownKernel
         if initrd == nil, kernel == nil {

@@ -27,7 +27,7 @@ struct CPUIDCommand: ParsableCommand {
     @Option(name: .customLong("of"), help: "Whose table: supported, emulated or vcpu.")
     var source = CPUIDReport.Source.supported
 
-    @Option(help: ArgumentHelp("KVM's device.", valueName: "path"))
+    @Option(help: ArgumentHelp("KVM's device.", valueName: "path"), completion: .file())
     var device = "/dev/kvm"
 
     func validate() throws {

@@ -20,7 +20,9 @@ struct CompareCommand: ParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("Recordings of vmtally boot.", valueName: "file"))
+    @Argument(
+        help: ArgumentHelp("Recordings of vmtally boot.", valueName: "file"),
+        completion: .custom { _, _, prefix in Completions.recordings(prefix) })
     var files: [String]
 
     @Option(
@@ -39,7 +41,7 @@ struct CompareCommand: ParsableCommand {
         completion: .file())
     var csv: String?
 
-    @Option(help: ArgumentHelp("Write it as a self-contained page here.", valueName: "file"))
+    @Option(help: ArgumentHelp("Write it as a self-contained page here.", valueName: "file"), completion: .file())
     var html: String?
 
     @Flag(help: "Show also what did not change.")

@@ -22,7 +22,7 @@ struct HostCommand: ParsableCommand {
 
     @OptionGroup var documents: DocumentOptions
 
-    @Option(help: ArgumentHelp("KVM's device.", valueName: "path"))
+    @Option(help: ArgumentHelp("KVM's device.", valueName: "path"), completion: .file())
     var device = "/dev/kvm"
 
     func run() throws {

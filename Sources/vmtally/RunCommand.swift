@@ -21,16 +21,16 @@ struct RunCommand: ParsableCommand {
             """
     )
 
-    @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).")
+    @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).", completion: .file())
     var guest: String?
 
-    @Option(help: "A Linux kernel: bzImage or vmlinux. Without any guest: that of make guest.")
+    @Option(help: "A Linux kernel: bzImage or vmlinux. Without any guest: that of make guest.", completion: .file())
     var kernel: String?
 
-    @Option(help: "A Multiboot 1 image.")
+    @Option(help: "A Multiboot 1 image.", completion: .file())
     var multiboot: String?
 
-    @Option(help: "The kernel's initial RAM disk.")
+    @Option(help: "The kernel's initial RAM disk.", completion: .file())
     var initrd: String?
 
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
@@ -42,7 +42,7 @@ struct RunCommand: ParsableCommand {
     )
     var console: DeviceConfiguration.Console?
 
-    @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
+    @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.", completion: .file())
     var disk: [String] = []
 
     @Option(help: "A network card of the Linux guest: tap=NAME. May be given again.")
@@ -61,6 +61,13 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Guest RAM in MiB. (default: 16, for Linux 512)")
     var memory: Int?
 
+    @Flag(
+        help: """
+            Give the guest its RAM before the start: pages of the host, which KVM maps where it can (Linux 6.11). \
+            Spares first touches.
+            """)
+    var prefault = false
+
     @Option(help: "Where the serial port goes: stdio, none or file=PATH.")
     var serial = SerialOption.stdio
 
@@ -76,7 +83,8 @@ struct RunCommand: ParsableCommand {
             """
             What the guest's CPUID is to say: LEAF[.SUB]:REG=VALUE, or -FEATURE to take one away, as -X2APIC. May be \
             given again.
-            """, valueName: "edit"), transform: CPUIDEditOption.init)
+            """, valueName: "edit"), completion: .list(CPUIDFeatureNames.all.map { "-\($0)" }),
+        transform: CPUIDEditOption.init)
     var cpuidEdits: [CPUIDEditOption] = []
 
     @Option(help: "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off.")
@@ -109,7 +117,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The same as --by rip N.")
     var byRip: Int?
 
-    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)")
+    @Option(
+        help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)",
+        completion: .file())
     var symbols: String?
 
     @Option(
@@ -178,6 +188,7 @@ struct RunCommand: ParsableCommand {
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
         configuration.tallyPage = tallyPage == .on
+        configuration.prefaults = prefault
         configuration.cpuidEdits = cpuidEdits.map(\.edit)
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
@@ -316,6 +327,7 @@ struct RunCommand: ParsableCommand {
             let image = try FileImage(path: multiboot)
             return try Machine(configuration, .multiboot(image.bytes, commandLine: append ?? multiboot))
         }
+        LinuxHost.warn()
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)

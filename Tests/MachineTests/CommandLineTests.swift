@@ -445,4 +445,71 @@ struct CommandLineTests {
         #expect(folder.text("wide")?.contains(" p99.9 ") == true)
         #expect(folder.text("demo.txt")?.contains("the guest's own checks") == true)
     }
+
+    @Test(
+        "a Linux guest where KVM cannot boot one: said at once, with the lab's name", .enabled(if: Host.emulatesRing0))
+    func linuxOnPVM() throws {
+        _ = try folder.file("kernel", Self.spinner.elf)
+        let run = try CommandLineTool.run(
+            "cd $FOLDER; exec $VMTALLY run --kernel kernel --memory 64 --live-cpuid off --timeout 0.2 --quiet",
+            ["FOLDER": folder.path])
+        #expect(run.status == 124 && run.error.contains("kvm_pvm") && run.error.contains("Lab/run svm"), "\(run.error)")
+        let boot = try CommandLineTool.run(
+            "cd $FOLDER; exec $VMTALLY boot --kernel kernel --runs 1 --timeout 0.2 --console none",
+            ["FOLDER": folder.path])
+        #expect(boot.status == 1 && boot.error.hasPrefix("vmtally: KVM on this host is kvm_pvm"), "\(boot.error)")
+        #expect(try !self.run(Self.worker, "--guest $GUEST --quiet").error.contains("kvm_pvm"))
+    }
+
+    // MARK: completions
+
+    @Test(
+        "the shell completes files, kinds, configurations and history",
+        arguments: [
+            ("run --kernel aa", "aaa.img"), ("bench --only pio-ioev", "pio-ioeventfd"),
+            ("compare re", "recording.json"),
+            ("history tr", "trend"), ("history add re", "recording.json"), ("run --by po", "port"),
+            ("run --live-cpuid fa", "fault"),
+        ])
+    func completes(line: String, expected: String) throws {
+        for name in ["aaa.img", "recording.json"] { _ = try folder.file(name, Array("{}".utf8)) }
+        let words = line.split(separator: " ").map(String.init)
+        let script = """
+            cd $FOLDER; PATH=$(dirname $VMTALLY):$PATH
+            eval "$($VMTALLY --generate-completion-script bash)"
+            COMP_WORDS=(vmtally \(words.joined(separator: " "))); COMP_CWORD=\(words.count)
+            COMP_LINE="vmtally \(line)"; COMP_POINT=${#COMP_LINE}
+            $(complete -p vmtally | sed "s/.*-F \\([^ ]*\\) .*/\\1/") vmtally "\(words.last ?? "")" "\(words[words.count - 2])"
+            printf '%s\\n' "${COMPREPLY[@]}"
+            """
+        let outcome = try CommandLineTool.run("exec bash -c \"$SCRIPT\"", ["FOLDER": folder.path, "SCRIPT": script])
+        let offered = outcome.output.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }
+        #expect(offered.contains(expected), "\(outcome.output) \(outcome.error)")
+    }
+
+    @Test("configurations of a recording are offered behind the colon")
+    func completesConfigurations() throws {
+        let results = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../Benchmarks/results")
+        let file = results.standardizedFileURL.appending(path: "boot-svm-6.1.json").path
+        let word = file + ":cpus=1,"
+        // As the script for bash asks: the word's number, the cursor's place in it, all words.
+        let outcome = try CommandLineTool.run(
+            "exec $VMTALLY ---completion compare -- positional@0 2 \(word.utf8.count) vmtally compare \"$WORD\"",
+            ["WORD": word])
+        #expect(outcome.output.contains("\(file):cpus=1,console=virtio"), "\(outcome.output) \(outcome.error)")
+        #expect(!outcome.output.contains("cpus=1,cpus=1\n"))
+    }
+
+    @Test("vmtally history says what it is and how to get it before it is there")
+    func historyBeforeItIsBuilt() throws {
+        let script =
+            "ln $VMTALLY $FOLDER/vmtally 2>/dev/null || cp $VMTALLY $FOLDER/vmtally; exec $FOLDER/vmtally history "
+        for (words, status) in [("", 1), ("help", 0), ("--help", 0)] as [(String, Int32)] {
+            let outcome = try CommandLineTool.run(script + words, ["FOLDER": folder.path])
+            #expect(outcome.status == status, "\(words): \(outcome.error)")
+            #expect(outcome.output.contains("trend") && outcome.output.contains("make history"), "\(outcome.output)")
+        }
+        let add = try CommandLineTool.run(script + "add x.json", ["FOLDER": folder.path])
+        #expect(add.status == 1 && add.error.contains("make history"), "\(add.error)")
+    }
 }

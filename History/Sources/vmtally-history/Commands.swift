@@ -25,7 +25,7 @@ struct HistoryCommand: ParsableCommand {
 
 /// Where the history is.
 struct Store: ParsableArguments {
-    @Option(help: ArgumentHelp("The history.", valueName: "file"))
+    @Option(help: ArgumentHelp("The history.", valueName: "file"), completion: .file())
     var db = "vmtally-history.sqlite"
 
     func open(for purpose: History.Purpose) throws -> History {
@@ -108,7 +108,7 @@ struct Add: ParsableCommand {
     @Option(help: "What was recorded: a commit, a version.")
     var revision = ""
 
-    @Argument(help: ArgumentHelp("A recording.", valueName: "file"))
+    @Argument(help: ArgumentHelp("A recording.", valueName: "file"), completion: .file())
     var file: String
 
     func run() throws {

@@ -22,6 +22,8 @@ public struct RunResult: Sendable {
     public let time: VCPUTime?
     /// What had been counted when the guest said that its boot was over; nil if it did not.
     public let boot: BootReading?
+    /// What came of ``MachineConfiguration/prefaults``; nil: not asked for.
+    public let prefault: Prefault?
     /// What the guest's threads were confined to; nil: nothing.
     public let sandbox: SandboxState?
     public let leaf: LeafReport

@@ -15,9 +15,11 @@ public struct RunDocument: Encodable, Sendable {
         public let vcpus: Int
         /// MiB.
         public let memoryMiB: Int
+        /// `mapped` or `populated`; absent unless asked for.
+        public let prefault: String?
 
         enum CodingKeys: String, CodingKey {
-            case vcpus
+            case vcpus, prefault
             case memoryMiB = "memory_mib"
         }
     }
@@ -249,7 +251,7 @@ public struct RunDocument: Encodable, Sendable {
         let all = result.total
         tool = Tool(name: "vmtally", version: version)
         self.host = host
-        vm = Guest(vcpus: result.vcpus.count, memoryMiB: result.memoryMiB)
+        vm = Guest(vcpus: result.vcpus.count, memoryMiB: result.memoryMiB, prefault: result.prefault?.key)
         wallNanoseconds = result.wallNanoseconds
         status = Status(reason: result.end.reason, code: result.end.exitStatus)
         func report(_ axis: PlaceAxis) -> PlaceReport? { places.first { $0.axis == axis } }

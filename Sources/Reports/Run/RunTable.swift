@@ -31,8 +31,9 @@ public struct RunTable: Sendable {
             "total", grouped(all.total), share(all.total, all.total), grouped(all.pair.cycles),
         ])
         let places = self.places.flatMap { [""] + $0.lines(width: width) } + (self.places.isEmpty ? [] : [""])
+        let memory = result.prefault.map { [Self.line($0)] } ?? []
         let end = "end: \(result.end.reason), status \(result.end.exitStatus)"
-        return table.lines(width: width) + places + kernelLines(all.total) + hardwareLines() + [end, summary]
+        return table.lines(width: width) + places + kernelLines(all.total) + hardwareLines() + memory + [end, summary]
     }
 
     /// Sum, shortest, percentiles and longest, and some of them as nanoseconds.
@@ -71,6 +72,13 @@ public struct RunTable: Sendable {
         let all = times.reduce(0) { $0 &+ $1.1 }
         let shares = times.map { "\($0.0) \(share($0.1, all))" }.joined(separator: ", ")
         return [""] + table.lines(width: width) + ["vCPU time: " + shares]
+    }
+
+    private static func line(_ prefault: RunReport.Prefault) -> String {
+        switch prefault {
+        case .mapped: "RAM was mapped before the start (KVM_PRE_FAULT_MEMORY)"
+        case .populated(let reason): "RAM was populated before the start, not mapped: \(reason)"
+        }
     }
 
     /// KVM's own count next to ours: what it has more, no userspace program saw.

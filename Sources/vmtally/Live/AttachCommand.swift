@@ -25,7 +25,9 @@ struct AttachCommand: ParsableCommand {
     @Argument(help: ArgumentHelp("all: every VM of this host.", valueName: "all"))
     var target: String?
 
-    @Option(name: [.customShort("p"), .customLong("vm")], help: "The VM: its process's pid, or its name.")
+    @Option(
+        name: [.customShort("p"), .customLong("vm")], help: "The VM: its process's pid, or its name.",
+        completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
     var vm: String?
 
     @Option(help: ArgumentHelp("End after so many seconds.", valueName: "seconds"))
@@ -48,7 +50,8 @@ struct AttachCommand: ParsableCommand {
 
     @Option(
         name: .shortAndLong,
-        help: ArgumentHelp("Write a recording for vmtally compare here: each --interval is a run.", valueName: "file"))
+        help: ArgumentHelp("Write a recording for vmtally compare here: each --interval is a run.", valueName: "file"),
+        completion: .file())
     var output: String?
 
     @Option(help: "Name of the recording.")
@@ -62,7 +65,8 @@ struct AttachCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "With --by rip: names of the guest's code: vmlinux, System.map or kallsyms.", valueName: "file"))
+            "With --by rip: names of the guest's code: vmlinux, System.map or kallsyms.", valueName: "file"),
+        completion: .file())
     var symbols: String?
 
     @Flag(help: "With --by rip: nothing but a line a stack, for flame graphs.")

@@ -45,7 +45,9 @@ struct TopCommand: ParsableCommand {
         completion: .file())
     var csv: String?
 
-    @Option(name: [.customShort("p"), .customLong("vm")], help: "Only this VM: its process's pid, or its name.")
+    @Option(
+        name: [.customShort("p"), .customLong("vm")], help: "Only this VM: its process's pid, or its name.",
+        completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
     var vm: String?
 
     @Option(help: "Who counts: auto, module, bpf, tracefs or statistics.")
