@@ -134,7 +134,7 @@ struct RunCommand: ParsableCommand {
         completion: .file())
     var csv: String?
 
-    @Option(help: "End the run after so many seconds.")
+    @Option(help: "End the run after this many seconds.")
     var timeout: Double?
 
     @Flag(help: "No table at the end.")

@@ -30,12 +30,12 @@ struct AttachCommand: ParsableCommand {
         completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
     var vm: String?
 
-    @Option(help: ArgumentHelp("End after so many seconds.", valueName: "seconds"))
+    @Option(help: ArgumentHelp("End after this many seconds.", valueName: "seconds"))
     var duration: Double?
 
     @Option(
         name: .shortAndLong,
-        help: ArgumentHelp("A line for each span of so many seconds as well.", valueName: "seconds"))
+        help: ArgumentHelp("Print a line for every interval of this many seconds as well.", valueName: "seconds"))
     var interval: Double?
 
     @Option(
