@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
-import Glibc
 
 /// `vmtally history`: the program vmtally-history beside this one.
 struct HistoryCommand: ParsableCommand {
@@ -14,10 +13,6 @@ struct HistoryCommand: ParsableCommand {
     var arguments: [String] = []
 
     func run() throws {
-        let name = "vmtally-history"
-        let program = Installation.companion(name)
-        var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
-        execv(program, &argv)
-        throw Failure("\(program): \(String(cString: strerror(errno))). \(Installation.companionRemedy(name))")
+        try Installation.become("vmtally-history", arguments)
     }
 }

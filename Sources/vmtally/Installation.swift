@@ -16,11 +16,14 @@ enum Installation {
     static var labRemedy: String {
         isInstalled ? "install vmtally-lab" : "run it from the build folder of a source checkout"
     }
-    /// A program of its own that a subcommand runs: `vmtally-history`.
-    static func companion(_ name: String) -> String { (isInstalled ? libexec : programFolder) + "/" + name }
-    /// How to get it, where it is missing: its package, or its goal in the Makefile.
-    static func companionRemedy(_ name: String) -> String {
-        isInstalled ? "Install \(name)" : "Run make \(name.split(separator: "-").last ?? "")"
+    /// Becomes a program of its own that a subcommand stands for: `vmtally-history`.
+    static func become(_ name: String, _ arguments: [String]) throws {
+        let program = (isInstalled ? libexec : programFolder) + "/" + name
+        var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
+        execv(program, &argv)
+        // Its package, or its goal in the Makefile.
+        let remedy = isInstalled ? "Install \(name)" : "Run make \(name.split(separator: "-").last ?? "")"
+        throw Failure("\(program): \(String(cString: strerror(errno))). \(remedy)")
     }
     /// The Linux guest that is run when none is named.
     static var guestFolder: String { isInstalled ? cache + "/guest" : programFolder + "/guest" }
