@@ -12,6 +12,7 @@ let package = Package(
         .library(name: "Reports", targets: ["Reports"]),
         .library(name: "HostView", targets: ["HostView"]),
         .library(name: "LiveView", targets: ["LiveView"]),
+        .library(name: "ThisHost", targets: ["ThisHost"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [
@@ -33,14 +34,15 @@ let package = Package(
         .systemLibrary(name: "CBPF", path: "bpf/libbpf"),
         .systemLibrary(name: "CNCurses"),
         .plugin(name: "BPFPrograms", capability: .buildTool()),
+        .target(name: "ThisHost"),
         .target(name: "HostView", dependencies: ["CBPF", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
         .target(name: "SeededRandom"),
         .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
             name: "vmtally-fidelity",
             dependencies: [
-                "Bench", "CLinuxKVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests",
-                "TestSupport",
+                "Bench", "CLinuxKVM", "ExitStats", "HostView", "Machine", "Outcomes", "Reports", "ProbeImage",
+                "TestGuests", "TestSupport", "ThisHost",
             ],
             path: "Tests/Fidelity"
         ),
@@ -56,13 +58,16 @@ let package = Package(
         .target(name: "Rendering"),
         .target(
             name: "Reports",
-            dependencies: ["Bench", "BootRecords", "ExitStats", "GuestCode", "HostView", "KVM", "Machine", "Rendering"]),
+            dependencies: ["BootRecords", "ExitStats", "GuestCode", "Rendering", "ThisHost"]),
+        .target(
+            name: "Outcomes",
+            dependencies: ["Bench", "ExitStats", "KVM", "Machine", "Reports", "ThisHost"]),
         .target(name: "LiveView", dependencies: ["HostView", "Reports"]),
         .executableTarget(
             name: "vmtally",
             dependencies: [
                 "Bench", "BootRecords", "Boots", "CLinux", "CNCurses", "ExitStats", "GuestCode", "HostView", "KVM",
-                "Linux", "LiveView", "Machine", "ProbeImage", "Rendering", "Reports",
+                "Linux", "LiveView", "Machine", "Outcomes", "ProbeImage", "Rendering", "Reports", "ThisHost",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
@@ -71,7 +76,7 @@ let package = Package(
             name: "vmtally-benchmarks",
             dependencies: [
                 "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "HostView", "KVM", "LiveView", "Machine",
-                "MadeUpExits", "Rendering", "Reports",
+                "MadeUpExits", "Rendering", "Reports", "ThisHost",
             ],
             path: "Benchmarks/Harness"),
         .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "ExitStats", "SeededRandom"]),
@@ -102,7 +107,7 @@ let package = Package(
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CTestSupport", "CVMTally"]),
         .testTarget(
             name: "ReportsTests",
-            dependencies: ["BootRecords", "ExitStats", "HostView", "KVM", "Rendering", "Reports"]),
+            dependencies: ["BootRecords", "ExitStats", "KVM", "Rendering", "Reports", "ThisHost"]),
     ],
     swiftLanguageModes: [.v6]
 )

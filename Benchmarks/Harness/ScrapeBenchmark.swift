@@ -5,6 +5,7 @@ import HostView
 import LiveView
 import MadeUpExits
 import Reports
+import ThisHost
 
 /// What a scrape of `vmtally export` takes on a host with many VMs: the counters of all their vCPUs are read, and written
 /// as OpenMetrics. The VMs are made up, in memory as the BPF programs leave it.
@@ -53,7 +54,7 @@ struct ScrapeBenchmark {
             let machines = try live.read(detail)
             let document = MetricsDocument(
                 version: Release.version, host: host, collector: "bpf", lost: live.losses, nanoseconds: 0,
-                machines: machines, scale: scale, histograms: .vm)
+                machines: machines, toNanoseconds: { scale.nanoseconds($0) }, histograms: .vm)
             var body: [UInt8] = []
             body.reserveCapacity(bytes)
             document.write(.openMetrics) { body.append(contentsOf: $0) }

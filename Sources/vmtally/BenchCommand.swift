@@ -3,11 +3,12 @@ import ArgumentParser
 import Bench
 import BootRecords
 import Glibc
-import HostView
 import Linux
 import Machine
+import Outcomes
 import ProbeImage
 import Reports
+import ThisHost
 
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -107,7 +108,7 @@ struct BenchCommand: ParsableCommand {
         if let signal { throw ExitCode(128 + signal) }
         guard document.exact else { throw Failure("counts differ from the exits that the guest made: see the table") }
         if let limit = failAbove?.value, let gate = comparison?.gate(above: limit) {
-            for line in BootComparisonReport.lines(gate) { warn(line) }
+            for line in BootComparisonReport.lines(gate) { StandardError.print(line) }
             guard gate.verdict == .passed else { throw ExitCode(gate.status) }
         }
     }

@@ -4,9 +4,9 @@ import BootRecords
 import Boots
 import Glibc
 import GuestCode
-import HostView
 import Machine
 import Reports
+import ThisHost
 
 /// `vmtally boot`
 struct BootCommand: ParsableCommand {
@@ -116,7 +116,8 @@ struct BootCommand: ParsableCommand {
         let isQuiet = quiet
         let session = BootSession(
             setups: setups, runs: runs, seed: seed, symbols: symbols,
-            progress: { line in if !isQuiet { warn(line) } }, report: { line in warn(line) })
+            progress: { line in if !isQuiet { StandardError.print(line) } },
+            report: { line in StandardError.print(line) })
         try session.prepare()
         try session.run(parallel: parallel)
         var recording = BootRecording(
@@ -129,14 +130,14 @@ struct BootCommand: ParsableCommand {
         }
         if !quiet, !recording.configurations.isEmpty {
             let table = BootTable(recording).lines().joined(separator: "\n")
-            if output == "-" { warn(table) } else { say(table) }
+            if output == "-" { StandardError.print(table) } else { say(table) }
         }
         if output != nil, !recording.configurations.isEmpty {
             try file?.replaceContents(with: recording.json())
         }
         if let signal = session.interrupted {
             let made = recording.configurations.reduce(0) { $0 + $1.runs.count }
-            warn("vmtally: cut off after \(made) of \(setups.count * runs) boots")
+            warn("cut off after \(made) of \(setups.count * runs) boots")
             throw ExitCode(128 + signal)
         }
         let failures = session.failures

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
-import HostView
 import KVM
 import Reports
+import ThisHost
 
 /// `vmtally cpuid`
 struct CPUIDCommand: ParsableCommand {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import Glibc
-import HostView
 import KVM
 import Linux
 import Machine
+import Outcomes
 import ProbeImage
 import Reports
+import ThisHost
 
 struct DemoCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -37,7 +38,7 @@ struct DemoCommand: ParsableCommand {
         do throws(KVMError) {
             _ = try System()
         } catch {
-            warn("vmtally: \(error)")
+            warn("\(error)")
             try EmulatedHost.runAgain()
         }
         var configuration = MachineConfiguration()
@@ -57,19 +58,20 @@ struct DemoCommand: ParsableCommand {
         guard let probe = ProbeReport(serial: machine.output.captured) else {
             throw Failure("the guest ended (\(result.end.reason)) without its report")
         }
-        let report = DemoReport(result, probe: probe)
+        let run = RunReport(result, of: machine)
+        let report = DemoReport(run, probe: probe)
         if json {
-            print(try RunDocument(result, host: host, configuration: configuration, version: VMTally.version).json())
+            print(try RunDocument(run, host: host, version: VMTally.version).json())
         } else {
             if serial {
                 print(String(decoding: machine.output.captured, as: UTF8.self))
             }
             print("host: \(host.cpu), Linux \(host.kernel), \(host.backend)")
-            print("live CPUID: \(machine.plan.name)" + (machine.plan.shortfall.map { " (\($0))" } ?? ""))
+            print("live CPUID: \(machine.liveCPUID.name)" + (machine.liveCPUID.shortfall.map { " (\($0))" } ?? ""))
             print("")
             print(report.lines().joined(separator: "\n"))
             print("")
-            print(RunTable(result, tscKHz: machine.tscKHz).lines().joined(separator: "\n"))
+            print(RunTable(run).lines().joined(separator: "\n"))
         }
         guard report.isRight else {
             throw Failure("the two views of the tally differ: please report this with the output of vmtally host")

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import Glibc
-import HostView
 import KVM
 import Machine
+import Outcomes
 import Reports
+import ThisHost
 
 /// `vmtally host`
 struct HostCommand: ParsableCommand {
@@ -71,7 +72,7 @@ struct HostCommand: ParsableCommand {
 
     private static func probe(_ system: borrowing System) -> LiveCPUIDProbe {
         do throws(MachineError) {
-            let host = (try? system.supportedCPUID()).map { HostAnswers(system, supported: $0) }
+            let host = (try? system.supportedCPUID()).map { HostLeafSupport(system, supported: $0) }
             return LiveCPUIDProbe(try BreakpointSupport.probe(system), host: host ?? .none)
         } catch {
             let outcome = LiveCPUIDProbe.Outcome.fails("the trial did not run: \(error)")

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
-import HostView
 import Testing
+import ThisHost
 
 @testable import Reports
 
 @Suite("metrics")
 struct MetricsTests {
-    /// One cycle is a ns.
-    private static let scale = TSCScale(kHz: 1_000_000)
-
     private static func document(
         _ machines: [LiveMachine], _ format: MetricsDocument.Format = .openMetrics,
         histograms: MetricsDocument.Histograms = .vm
@@ -17,7 +14,8 @@ struct MetricsTests {
         let document = MetricsDocument(
             version: "1.2", host: HostIdentity(tscKHz: 1_000_000), collector: "bpf",
             lost: LiveDocument.Losses(skipped: 3, withoutRoom: 0), nanoseconds: 1_000_000, machines: machines,
-            scale: scale, histograms: histograms)
+            // One cycle is a ns.
+            toNanoseconds: { $0 }, histograms: histograms)
         var bytes: [UInt8] = []
         document.write(format) { bytes += $0 }
         return String(decoding: bytes, as: UTF8.self).split(separator: "\n").map(String.init)

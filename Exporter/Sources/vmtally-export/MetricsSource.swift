@@ -3,6 +3,7 @@ import HostView
 import LiveView
 import NIOCore
 import Reports
+import ThisHost
 
 /// What there is to scrape. Of one event loop.
 protocol MetricsSource: AnyObject {
@@ -37,8 +38,8 @@ final class HostMetrics: MetricsSource {
         let machines = try read(at: now)
         return MetricsDocument(
             version: Release.version, host: host, collector: live.collector.name, lost: live.losses,
-            nanoseconds: UInt64(max(0, (NIODeadline.now() - start).nanoseconds)), machines: machines, scale: scale,
-            histograms: histograms)
+            nanoseconds: UInt64(max(0, (NIODeadline.now() - start).nanoseconds)), machines: machines,
+            toNanoseconds: { [scale] in scale.nanoseconds($0) }, histograms: histograms)
     }
 
     /// Reads when nobody has for a while: what a VM that has ended counted in can be given to the next only then.

@@ -8,6 +8,7 @@ import NIOCore
 import NIOPosix
 import Reports
 import Testing
+import ThisHost
 
 @testable import vmtally_export
 
@@ -43,7 +44,7 @@ final class MadeUpMetrics: MetricsSource {
         return MetricsDocument(
             version: "0", host: HostIdentity(tscKHz: 1_000_000), collector: "bpf",
             lost: LiveDocument.Losses(skipped: 0, withoutRoom: 0), nanoseconds: 0, machines: machines,
-            scale: TSCScale(kHz: 1_000_000), histograms: .vm)
+            toNanoseconds: { $0 }, histograms: .vm)
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
-import HostView
+import ThisHost
 
 /// Exits of this host's VMs for Prometheus: counters by reason for each VM, totals for each vCPU, and histograms of how
 /// long exits took. docs/fleet.md has the names.
@@ -42,12 +42,13 @@ public struct MetricsDocument: Sendable {
     /// How long reading took, ns.
     public let nanoseconds: UInt64
     public let machines: [LiveMachine]
-    public let scale: TSCScale
+    /// Out of TSC cycles.
+    private let toNanoseconds: @Sendable (UInt64) -> UInt64
     public let histograms: Histograms
 
     public init(
         version: String, host: HostIdentity, collector: String, lost: LiveDocument.Losses, nanoseconds: UInt64,
-        machines: [LiveMachine], scale: TSCScale, histograms: Histograms
+        machines: [LiveMachine], toNanoseconds: @escaping @Sendable (UInt64) -> UInt64, histograms: Histograms
     ) {
         self.version = version
         self.host = host
@@ -55,14 +56,14 @@ public struct MetricsDocument: Sendable {
         self.lost = lost
         self.nanoseconds = nanoseconds
         self.machines = machines
-        self.scale = scale
+        self.toNanoseconds = toNanoseconds
         self.histograms = histograms
     }
 
     /// - Parameter sink: gets the document, piece by piece.
     public func write(_ format: Format, to sink: (UnsafeRawBufferPointer) -> Void) {
         withoutActuallyEscaping(sink) { sink in
-            var writer = MetricsWriter(format: format, scale: scale, sink: sink)
+            var writer = MetricsWriter(format: format, toNanoseconds: toNanoseconds, sink: sink)
             writeHost(&writer)
             writeMachines(&writer)
             writer.finish()
@@ -226,7 +227,7 @@ private struct MetricsWriter {
     typealias Labels = [(name: String, value: String)]
 
     let format: MetricsDocument.Format
-    let scale: TSCScale
+    let toNanoseconds: (UInt64) -> UInt64
     let sink: (UnsafeRawBufferPointer) -> Void
     private var buffer: [UInt8] = []
     private var name: [UInt8] = []
@@ -234,9 +235,12 @@ private struct MetricsWriter {
     private var reasons: [UInt64: [UInt8]] = [:]
     private static let size = 1 << 16
 
-    init(format: MetricsDocument.Format, scale: TSCScale, sink: @escaping (UnsafeRawBufferPointer) -> Void) {
+    init(
+        format: MetricsDocument.Format, toNanoseconds: @escaping (UInt64) -> UInt64,
+        sink: @escaping (UnsafeRawBufferPointer) -> Void
+    ) {
         self.format = format
-        self.scale = scale
+        self.toNanoseconds = toNanoseconds
         self.sink = sink
         buffer.reserveCapacity(Self.size + 4096)
     }
@@ -287,7 +291,7 @@ private struct MetricsWriter {
     mutating func seconds(_ suffix: StaticString, _ machine: [UInt8], _ labels: Labels, cycles: UInt64) {
         begin(suffix, machine)
         Self.append(labels, to: &buffer)
-        end(nanoseconds: scale.nanoseconds(cycles))
+        end(nanoseconds: toNanoseconds(cycles))
     }
 
     mutating func seconds(
@@ -295,7 +299,7 @@ private struct MetricsWriter {
     ) {
         begin(suffix, machine)
         append(reason, of: counts)
-        end(nanoseconds: scale.nanoseconds(cycles))
+        end(nanoseconds: toNanoseconds(cycles))
     }
 
     /// - Parameter durations: one more than the bounds.
@@ -313,7 +317,7 @@ private struct MetricsWriter {
         }
         begin("_sum", machine)
         if let reason { append(reason, of: counts) }
-        end(nanoseconds: scale.nanoseconds(cycles))
+        end(nanoseconds: toNanoseconds(cycles))
         begin("_count", machine)
         if let reason { append(reason, of: counts) }
         end(sum)

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
 import GuestCode
-import Machine
 import Rendering
 
 /// Which guest code makes how many userspace exits: the places with the most, with names where a symbol table has them.
@@ -25,7 +24,7 @@ public struct RIPReport: Sendable {
 
     /// - Parameters:
     ///   - count: rows at most.
-    ///   - anchors: ``RunResult/anchors``, which tell what KASLR did.
+    ///   - anchors: where the guest's kernel lies, which tell what KASLR did.
     public init(
         _ snapshot: RIPSnapshot, top count: Int, symbols: SymbolTable? = nil, anchors: [SymbolTable.Anchor] = []
     ) {

@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
-import Machine
 import Rendering
 
 /// A run as people read it.
 public struct RunTable: Sendable {
-    private let result: RunResult
-    private let tscKHz: UInt32
+    private let result: RunReport
     private let byRIP: RIPReport?
 
-    public init(_ result: RunResult, tscKHz: UInt32, byRIP: RIPReport? = nil) {
+    public init(_ result: RunReport, byRIP: RIPReport? = nil) {
         self.result = result
-        self.tscKHz = tscKHz
         self.byRIP = byRIP
     }
 
@@ -89,7 +86,7 @@ public struct RunTable: Sendable {
 
     private var summary: String {
         let seconds = Double(result.wallNanoseconds) / 1e9
-        let busy = tscKHz > 0 ? Double(result.total.pair.cycles) / Double(tscKHz) / 1000 : 0
+        let busy = result.tscKHz > 0 ? Double(result.total.pair.cycles) / Double(result.tscKHz) / 1000 : 0
         return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(leaf)"
     }
 
@@ -97,7 +94,7 @@ public struct RunTable: Sendable {
         switch result.leaf.mode {
         case "none": "not there"
         case "snapshot": "a snapshot from before the start"
-        default: "\(result.leaf.mode), \(grouped(result.leaf.answered.total)) answered live"
+        default: "\(result.leaf.mode), \(grouped(result.leaf.answered)) answered live"
         }
     }
 }
