@@ -29,6 +29,9 @@ public struct ExitCounts: Equatable, Sendable {
         public var range: ClosedRange<UInt64>?
         /// Exits in each bucket of ``CycleHistogram``; empty where nobody keeps a histogram.
         public var buckets: [UInt64]
+        /// Exits that took up to each of some bounds, and more than the one before; then those above all. Empty where
+        /// nobody asked for bounds.
+        public var durations: [UInt64] = []
         /// Between these exits and the next entry, and not in ``cycles``: while the vCPU was halted, polling included.
         public var halted: UInt64
         /// Likewise: in userspace, for VM exits that got that far.
@@ -73,6 +76,9 @@ public struct ExitCounts: Equatable, Sendable {
             if !buckets.isEmpty, !other.buckets.isEmpty {
                 sum.buckets = zip(buckets, other.buckets).map { $0 &+ $1 }
             }
+            if durations.count == other.durations.count {
+                sum.durations = zip(durations, other.durations).map { $0 &+ $1 }
+            }
             switch (range, other.range) {
             case (let own?, let others?):
                 sum.range = min(own.lowerBound, others.lowerBound)...max(own.upperBound, others.upperBound)
@@ -88,6 +94,9 @@ public struct ExitCounts: Equatable, Sendable {
             var rest = Times(
                 cycles: cycles &- earlier.cycles, halted: halted &- earlier.halted,
                 userspace: userspace &- earlier.userspace)
+            if durations.count == earlier.durations.count {
+                rest.durations = zip(durations, earlier.durations).map { $0 &- $1 }
+            }
             guard !buckets.isEmpty, !earlier.buckets.isEmpty else { return rest }
             rest.buckets = zip(buckets, earlier.buckets).map { $0 &- $1 }
             if let lowest = rest.buckets.firstIndex(where: { $0 > 0 }),
@@ -151,6 +160,15 @@ public struct ExitCounts: Equatable, Sendable {
         return reasons.reduce(0 as UInt64?) { sum, reason in
             guard let sum, let times = reason.times else { return nil }
             return sum &+ times.cycles
+        }
+    }
+
+    /// Exits by how long they took, all reasons together; empty where no reason has ``Times/durations``.
+    public var durations: [UInt64] {
+        reasons.reduce(into: []) { sum, reason in
+            guard let own = reason.times?.durations, !own.isEmpty else { return }
+            guard sum.count == own.count else { return sum = sum.isEmpty ? own : sum }
+            for index in own.indices { sum[index] &+= own[index] }
         }
     }
 

@@ -2,10 +2,11 @@
 import ArgumentParser
 import CLinux
 import Glibc
+import Reports
 
 @main
 struct VMTally: ParsableCommand {
-    static let version = "0.1.0"
+    static let version = Release.version
 
     static let configuration = CommandConfiguration(
         commandName: "vmtally",
@@ -14,7 +15,7 @@ struct VMTally: ParsableCommand {
         subcommands: [
             DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
             HistoryCommand.self, HostCommand.self, CPUIDCommand.self, AllowCommand.self, DisallowCommand.self,
-            TopCommand.self, AttachCommand.self,
+            TopCommand.self, AttachCommand.self, ExportCommand.self,
         ]
     )
 

@@ -23,8 +23,6 @@ public struct MachineExits: Sendable {
     /// Those out of nested guests.
     public var nested: ExitCounts? { Self.sum(all.map(\.nested)) }
     public var userspace: ExitCounts? { Self.sum(all.map(\.userspace)) }
-    public var kernelDurations: [UInt64] { all.reduce([]) { ExitLedger.add($0, $1.kernelDurations) } }
-    public var userspaceDurations: [UInt64] { all.reduce([]) { ExitLedger.add($0, $1.userspaceDurations) } }
     /// TSC cycles.
     public var guestCycles: UInt64? { all.reduce(nil) { $1.guestCycles.map { [sum = $0] in (sum ?? 0) &+ $0 } ?? $0 } }
 
@@ -84,14 +82,7 @@ public struct ExitLedger {
         sum.hardware = MachineExits.sum([one.hardware, other.hardware])
         sum.nested = MachineExits.sum([one.nested, other.nested])
         sum.userspace = MachineExits.sum([one.userspace, other.userspace])
-        sum.kernelDurations = add(one.kernelDurations, other.kernelDurations)
-        sum.userspaceDurations = add(one.userspaceDurations, other.userspaceDurations)
         sum.guestCycles = one.guestCycles.map { $0 &+ (other.guestCycles ?? 0) } ?? other.guestCycles
         return sum
-    }
-
-    static func add(_ one: [UInt64], _ other: [UInt64]) -> [UInt64] {
-        guard one.count == other.count else { return one.isEmpty ? other : one }
-        return zip(one, other).map { $0 &+ $1 }
     }
 }
