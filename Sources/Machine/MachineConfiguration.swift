@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import ExitStats
 
 /// What to build a machine from.
 public struct MachineConfiguration: Sendable {
@@ -24,8 +25,13 @@ public struct MachineConfiguration: Sendable {
     public var bootMarker = BootMarkerConfiguration()
     /// Share the counters with the guest, read-only, where KVM can.
     public var tallyPage = true
-    /// Tally exits by the guest's RIP as well.
-    public var talliesByRIP = false
+    /// What the guest's CPUID is to say otherwise than KVM and this machine would have it. APIC IDs and topology stay each
+    /// vCPU's own.
+    public var cpuidEdits: [CPUIDEdit] = []
+    /// Have RAM there, and mapped where KVM can, before the guest's first instruction.
+    public var prefaults = false
+    /// Tally exits also by where they come from.
+    public var places: Set<PlaceAxis> = []
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
     package var hasPCTimers = false
     /// Of a bare-metal guest.

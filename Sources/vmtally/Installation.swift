@@ -12,6 +12,8 @@ enum Installation {
     }()
     /// The emulated hosts' runner.
     static var lab: String { share + "/Lab/run" }
+    /// What to type for it.
+    static var labCommand: String { isInstalled ? "vmtally-lab" : "Lab/run" }
     /// How to get the lab, where it is missing.
     static var labRemedy: String {
         isInstalled ? "install vmtally-lab" : "run it from the build folder of a source checkout"
@@ -22,6 +24,8 @@ enum Installation {
     static func companionRemedy(_ name: String) -> String {
         isInstalled ? "Install \(name)" : "Run make \(name.split(separator: "-").last ?? "")"
     }
+    /// What that takes.
+    static var companionCost: String { isInstalled ? "" : " (it brings SQLite: a minute or two)" }
     /// The Linux guest that is run when none is named.
     static var guestFolder: String { isInstalled ? cache + "/guest" : programFolder + "/guest" }
     static var guestRemedy: String { isInstalled ? "run vmtally-guest" : "run make guest" }
