@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import ExitStats
 
 /// What to build a machine from.
 public struct MachineConfiguration: Sendable {
@@ -24,6 +25,10 @@ public struct MachineConfiguration: Sendable {
     public var bootMarker = BootMarkerConfiguration()
     /// Share the counters with the guest, read-only, where KVM can.
     public var tallyPage = true
+    /// Look at the counters now and then; nil: at the end.
+    public var intervals: IntervalConfiguration?
+    /// Counters that go on from an earlier machine's; nil: new ones.
+    public var counters: MachineCounters?
     /// Tally exits by the guest's RIP as well.
     public var talliesByRIP = false
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
@@ -36,6 +41,14 @@ public struct MachineConfiguration: Sendable {
     package var intruder: (@Sendable () -> Void)?
 
     public init() {}
+}
+
+/// The counters of a machine whose run is over. They go on in the next one's: a guest that boots again reads one tally.
+public struct MachineCounters: Sendable {
+    let page: TallyPage?
+    let tallies: [Tally]
+    /// As the tally page's header has it.
+    let boot: UInt64
 }
 
 /// Where a machine's interrupt controllers are.

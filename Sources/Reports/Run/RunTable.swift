@@ -25,8 +25,27 @@ public struct RunTable: Sendable {
             "total", grouped(all.total), share(all.total, all.total), grouped(all.pair.cycles),
         ])
         let places = byRIP.map { [""] + $0.lines() + [""] } ?? []
-        let end = "end: \(result.end.reason), status \(result.end.exitStatus)"
-        return table.lines() + places + kernelLines(all.total) + hardwareLines() + [end, summary]
+        let end = bootLines() + ["end: \(result.end.reason), status \(result.end.exitStatus)"]
+        return table.lines() + places + kernelLines(all.total) + hardwareLines() + end + [summary]
+    }
+
+    /// Each start of the guest, where there was more than one, and their sum.
+    private func bootLines() -> [String] {
+        guard !result.boots.isEmpty else { return [] }
+        var table = TextTable(header: ["boot", "userspace exits", "cycles", "VM exits", "wall s", "end", ""])
+        func row(_ name: String, _ counts: ExitCounts, _ vmExits: UInt64?, _ wall: UInt64, _ end: String) -> [String] {
+            let most = counts.reasons.sorted { $0.count > $1.count }.prefix(3)
+            return [
+                name, grouped(counts.total), grouped(counts.pair.cycles), vmExits.map { grouped($0) } ?? "-",
+                fixed(Double(wall) / 1e9, 3), end,
+                most.map { "\(counts.name(of: $0)) \(grouped($0.count))" }.joined(separator: ", "),
+            ]
+        }
+        for (index, boot) in result.boots.enumerated() {
+            table.add(row("\(index + 1)", boot.userspace, boot.vmExits, boot.wallNanoseconds, boot.end.reason))
+        }
+        table.add(row("all", result.total, result.kernel.values["exits"], result.wallNanoseconds, ""))
+        return [""] + table.lines() + [""]
     }
 
     /// Sum, shortest, percentiles and longest.
