@@ -70,6 +70,20 @@ public struct ExitCounts: Equatable, Sendable {
             return range?.upperBound
         }
 
+        /// With ``durations`` out of the histogram.
+        ///
+        /// - Parameter bounds: TSC cycles, ascending.
+        public func sorted(by bounds: [UInt64]) -> Times {
+            guard !bounds.isEmpty, !buckets.isEmpty else { return self }
+            var sorted = self
+            sorted.durations = [UInt64](repeating: 0, count: bounds.count + 1)
+            for (bucket, count) in buckets.enumerated() where count > 0 {
+                let middle = CycleHistogram.midpoint(of: bucket)
+                sorted.durations[bounds.firstIndex { middle <= $0 } ?? bounds.count] &+= count
+            }
+            return sorted
+        }
+
         fileprivate func adding(_ other: Times) -> Times {
             var sum = Times(
                 cycles: cycles &+ other.cycles, halted: halted &+ other.halted, userspace: userspace &+ other.userspace)
@@ -226,6 +240,14 @@ extension ExitCounts {
                     code: reason.code, count: reason.count &- before.count,
                     times: reason.times.flatMap { times in before.times.map(times.subtracting) })
             })
+    }
+
+    /// With ``Times/durations`` of each reason, where it has a histogram.
+    public func sorted(by bounds: [UInt64]) -> ExitCounts {
+        guard let vocabulary, !bounds.isEmpty else { return self }
+        return ExitCounts(
+            source: source, vocabulary: vocabulary,
+            reasons: reasons.map { Reason(code: $0.code, count: $0.count, times: $0.times?.sorted(by: bounds)) })
     }
 
     /// Ascending codes, what has none last.

@@ -24,8 +24,11 @@ public final class BPFCollector: ExitCollector {
     /// - Parameters:
     ///   - vcpus: that run already: room is made for twice as many, and for a thousand more.
     ///   - scale: nil: the kernel's own.
-    public init(_ scope: CollectorScope, vcpus: Int = 0, scale: TSCScale? = nil) throws(CollectorError) {
-        let structures = try KernelStructures()
+    ///   - countsVMExits: false where somebody else does: userspace exits alone.
+    public init(
+        _ scope: CollectorScope, vcpus: Int = 0, scale: TSCScale? = nil, countsVMExits: Bool = true
+    ) throws(CollectorError) {
+        let structures = countsVMExits ? try KernelStructures() : nil
         let scale = scale ?? .host
         let messages = Messages.collect()
         let object = try Self.open()

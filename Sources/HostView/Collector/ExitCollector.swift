@@ -5,7 +5,7 @@ import ExitStats
 ///
 /// Counts begin when the collector is made and never fall. What a collector cannot know is nil, not zero.
 public protocol ExitCollector: AnyObject {
-    /// What tells exits: `bpf`, `tracefs` or `statistics`, as every output names it.
+    /// What tells exits: `module+bpf`, `module`, `bpf`, `tracefs` or `statistics`, as every output names it.
     var name: String { get }
 
     /// Exits of every vCPU that has had one since the start. One that has ended is told once more, and never again.

@@ -117,7 +117,7 @@ struct AttachCommand: ParsableCommand {
                 chosen.map { .process($0.process) } ?? .everything
             }
         let running = chosen.map { [$0] } ?? (fromStart ? [] : RunningMachine.all())
-        let (collector, refusals) = try collector.make(scope, vcpus: running.reduce(0) { $0 + $1.vcpus })
+        let (collector, refusals) = try collector.make(scope, running, vcpus: running.reduce(0) { $0 + $1.vcpus })
         for refusal in refusals { warn("not by \(refusal)") }
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let places = try by.map { _ in try PlaceCollector(scope) }
