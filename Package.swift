@@ -2,6 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import PackageDescription
 
+// In `--version` and in documents, behind a plus sign.
+let commit = Context.gitInformation.map { git in
+    String(git.currentCommit.prefix(12)) + (git.hasUncommittedChanges ? "-modified" : "")
+}
+
 let package = Package(
     name: "vmtally",
     products: [
@@ -17,6 +22,7 @@ let package = Package(
     ],
     targets: [
         .target(name: "CLinux"),
+        .target(name: "CVersion", cSettings: commit.map { [.define("VMTALLY_COMMIT", to: "\"\($0)\"")] } ?? []),
         .target(name: "CLinuxKVM"),
         .target(name: "Linux", dependencies: ["CLinux"]),
         .target(name: "KVM", dependencies: ["CExitModule", "CLinux", "CLinuxKVM", "Linux"]),
@@ -31,7 +37,8 @@ let package = Package(
         .systemLibrary(name: "CBPF", path: "bpf/libbpf"),
         .systemLibrary(name: "CNCurses"),
         .plugin(name: "BPFPrograms", capability: .buildTool()),
-        .target(name: "HostView", dependencies: ["CBPF", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
+        .target(
+            name: "HostView", dependencies: ["CBPF", "CLinux", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
         .target(name: "SeededRandom"),
         .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
@@ -59,7 +66,8 @@ let package = Package(
         .executableTarget(
             name: "vmtally",
             dependencies: [
-                "Bench", "BootRecords", "Boots", "CLinux", "CNCurses", "ExitStats", "GuestCode", "HostView", "KVM",
+                "Bench", "BootRecords", "Boots", "CLinux", "CNCurses", "CVersion", "ExitStats", "GuestCode", "HostView",
+                "KVM",
                 "Linux", "LiveView", "Machine", "ProbeImage", "Rendering", "Reports",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]

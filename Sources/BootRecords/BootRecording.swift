@@ -24,13 +24,16 @@ public struct BootRecording: Codable, Equatable, Sendable {
         public var backend: String
         public var kernel: String
         public var tscKHz: UInt32
+        /// The emulator that the host itself runs in; absent on a processor, and in older recordings.
+        public var emulator: String?
 
         enum CodingKeys: String, CodingKey {
-            case cpu, backend, kernel
+            case cpu, backend, kernel, emulator
             case tscKHz = "tsc_khz"
         }
 
-        public init(cpu: String, backend: String, kernel: String, tscKHz: UInt32) {
+        public init(cpu: String, backend: String, kernel: String, tscKHz: UInt32, emulator: String? = nil) {
+            self.emulator = emulator
             self.cpu = cpu
             self.backend = backend
             self.kernel = kernel

@@ -61,7 +61,7 @@ struct DemoCommand: ParsableCommand {
             throw Failure("the guest ended (\(result.end.reason)) without its report")
         }
         let report = DemoReport(result, probe: probe)
-        let table = RunTable(result, tscKHz: machine.tscKHz, width: width)
+        let table = RunTable(result, tscKHz: machine.tscKHz, emulator: host.emulator, width: width)
         let document = RunDocument(result, host: host, configuration: configuration, version: VMTally.version)
         try files.write(json: document.json(), csv: table.csv)
         if !documents.takeStandardOutput {

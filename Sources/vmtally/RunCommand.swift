@@ -209,6 +209,7 @@ struct RunCommand: ParsableCommand {
         let width = Terminal.columns(STDERR_FILENO)
         // After the run no file can be opened any more.
         let host = statsJson.map { _ in HostIdentity(tscKHz: machine.tscKHz) }
+        let emulator = quiet ? nil : HostIdentity.emulatorHere
         let result = try machine.run()
         limitPatience(result.end)
         let places = axes.compactMap { axis, count in
@@ -228,7 +229,7 @@ struct RunCommand: ParsableCommand {
         if result.withheldMessages > 0 {
             warn("vmtally: and \(result.withheldMessages) more messages about devices, withheld")
         }
-        let table = RunTable(result, tscKHz: machine.tscKHz, places: places, width: width)
+        let table = RunTable(result, tscKHz: machine.tscKHz, emulator: emulator, places: places, width: width)
         if !quiet {
             if let shortfall = machine.plan.shortfall {
                 warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import BootRecords
 import CLinux
+import CVersion
 import Glibc
 
 @main
 struct VMTally: ParsableCommand {
-    static let version = "0.1.0"
+    /// `0.1.0+0123456789ab`: the version, and the commit that it was built from where that is known.
+    static let version: String = {
+        let commit = String(cString: vmtally_commit())
+        return number + (commit.isEmpty ? "" : "+" + commit)
+    }()
+    /// As documents name it.
+    static let tool = BootRecording.Tool(name: "vmtally", version: version)
+    private static let number = "0.1.0"
 
     static let configuration = CommandConfiguration(
         commandName: "vmtally",

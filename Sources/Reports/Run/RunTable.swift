@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import HostView
 import Machine
 import Rendering
 
@@ -8,15 +9,20 @@ public struct RunTable: Sendable {
     private let result: RunResult
     private let tscKHz: UInt32
     private let places: [PlaceReport]
+    private let emulator: String?
     private let width: Int
 
     /// - Parameters:
     ///   - tscKHz: 0: not known; then there are no nanoseconds.
+    ///   - emulator: that the host runs in.
     ///   - width: columns of the terminal.
-    public init(_ result: RunResult, tscKHz: UInt32, places: [PlaceReport] = [], width: Int = .max) {
+    public init(
+        _ result: RunResult, tscKHz: UInt32, emulator: String? = nil, places: [PlaceReport] = [], width: Int = .max
+    ) {
         self.result = result
         self.tscKHz = tscKHz
         self.places = places
+        self.emulator = emulator
         self.width = width
     }
 
@@ -38,6 +44,7 @@ public struct RunTable: Sendable {
         let memory = result.prefault.map { [Self.line($0)] } ?? []
         let end = "end: \(result.end.reason), status \(result.end.exitStatus)"
         return table.lines(width: width) + places + kernelLines(all.total) + hardwareLines() + memory + [end, summary]
+            + (emulator.map { [HostIdentity.caveat($0)] } ?? [])
     }
 
     /// Sum, shortest, percentiles and longest, and some of them as nanoseconds.
