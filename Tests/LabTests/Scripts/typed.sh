@@ -1,0 +1,13 @@
+# typed.sh: types the lines of /lines that start Linux, as pages show them, where build/vmtally and `make guest`'s files are.
+mkdir -p /checkout/build
+ln -s /bin/vmtally /checkout/build/vmtally
+ln -s /guest /checkout/build/guest
+mkdir -p /root/.cache/vmtally
+ln -s /guest /root/.cache/vmtally/guest
+export HOME=/root
+cd /checkout || exit
+while IFS= read -r line; do
+	echo "=== $line"
+	sh -c "$line" </dev/null 2>&1
+	echo "status $?"
+done </lines
