@@ -37,15 +37,15 @@ let package = Package(
         .systemLibrary(name: "CBPF", path: "bpf/libbpf"),
         .systemLibrary(name: "CNCurses"),
         .plugin(name: "BPFPrograms", capability: .buildTool()),
-        .target(
-            name: "HostView", dependencies: ["CBPF", "CLinux", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
+        .target(name: "ThisHost", dependencies: ["CLinux"]),
+        .target(name: "HostView", dependencies: ["CBPF", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
         .target(name: "SeededRandom"),
         .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
             name: "vmtally-fidelity",
             dependencies: [
-                "Bench", "CLinuxKVM", "ExitStats", "HostView", "Machine", "Reports", "ProbeImage", "TestGuests",
-                "TestSupport",
+                "Bench", "CLinuxKVM", "ExitStats", "HostView", "Machine", "Outcomes", "Reports", "ProbeImage",
+                "TestGuests", "TestSupport", "ThisHost",
             ],
             path: "Tests/Fidelity"
         ),
@@ -61,14 +61,16 @@ let package = Package(
         .target(name: "Rendering"),
         .target(
             name: "Reports",
-            dependencies: ["Bench", "BootRecords", "ExitStats", "GuestCode", "HostView", "KVM", "Machine", "Rendering"]),
+            dependencies: ["BootRecords", "ExitStats", "GuestCode", "Rendering", "ThisHost"]),
+        .target(
+            name: "Outcomes",
+            dependencies: ["Bench", "ExitStats", "KVM", "Machine", "Reports", "ThisHost"]),
         .target(name: "LiveView", dependencies: ["HostView", "Reports"]),
         .executableTarget(
             name: "vmtally",
             dependencies: [
                 "Bench", "BootRecords", "Boots", "CLinux", "CNCurses", "CVersion", "ExitStats", "GuestCode", "HostView",
-                "KVM",
-                "Linux", "LiveView", "Machine", "ProbeImage", "Rendering", "Reports",
+                "KVM", "Linux", "LiveView", "Machine", "Outcomes", "ProbeImage", "Rendering", "Reports", "ThisHost",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]
         ),
@@ -76,7 +78,7 @@ let package = Package(
         .executableTarget(
             name: "vmtally-benchmarks",
             dependencies: [
-                "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "HostView", "KVM", "Machine", "Rendering",
+                "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Rendering", "ThisHost",
             ],
             path: "Benchmarks/Harness"),
         .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "ExitStats", "SeededRandom"]),
@@ -106,7 +108,7 @@ let package = Package(
         .testTarget(name: "ProbeTests", dependencies: ["ProbeImage", "ExitStats", "CTestSupport", "CVMTally"]),
         .testTarget(
             name: "ReportsTests",
-            dependencies: ["BootRecords", "ExitStats", "HostView", "KVM", "Rendering", "Reports"]),
+            dependencies: ["BootRecords", "ExitStats", "KVM", "Rendering", "Reports", "ThisHost"]),
     ],
     swiftLanguageModes: [.v6]
 )

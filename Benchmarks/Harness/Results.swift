@@ -2,9 +2,9 @@
 import CBenchmarks
 import FoundationEssentials
 import Glibc
-import HostView
 import KVM
 import Rendering
+import ThisHost
 
 /// A benchmark could not be run.
 struct BenchmarkError: Error, CustomStringConvertible {

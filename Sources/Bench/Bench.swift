@@ -43,7 +43,7 @@ public final class Bench {
     private let allowed: [Int32]
     private let system: System
     private let support: BreakpointSupport
-    private let host: HostAnswers
+    private let host: HostLeafSupport
     private var machines: [BenchEnvironment: BenchMachine] = [:]
     /// Next page for ``BenchKind/Fresh/devicePages``.
     private var devicePage: UInt64 = 0
@@ -58,7 +58,7 @@ public final class Bench {
         allowed = Array(cpus.prefix(Int(max(0, count))))
         let opened = try lifted { () throws(KVMError) in try System() }
         support = try BreakpointSupport.probe(opened)
-        host = HostAnswers(opened, supported: try lifted { () throws(KVMError) in try opened.supportedCPUID() })
+        host = HostLeafSupport(opened, supported: try lifted { () throws(KVMError) in try opened.supportedCPUID() })
         system = opened
     }
 
@@ -211,7 +211,7 @@ public final class Bench {
         request.first = kind.first.resolved(tscKHz: machine.tscKHz > 0 ? machine.tscKHz : 1_000_000)
         request.second = kind.second
         request.marksInMemory = kind.marksInMemory ? 1 : 0
-        request.usesOther = kind.usesOther ? 1 : 0
+        request.usesPeer = kind.usesPeer ? 1 : 0
         let touched = request.iterations + warmUp
         if kind.fresh == .devicePages {
             request.first = nextDevicePages(UInt64(touched))

@@ -191,7 +191,7 @@ extension BenchKind {
             hardware: HardwareReason(vmx: 10, svm: 0x72), needs: [.kernelAnswers]),
         BenchKind(
             "live-host-exit", .cpuid, "Leaf 0x4FFFFFFF live, sent to the VMM by the patched kernel", .cpuid, tallyLeaf,
-            in: .host, userspace: [Int32(HostAnswers.exitReason): 1], needs: [.kernelSends]),
+            in: .host, userspace: [Int32(HostLeafSupport.exitReason): 1], needs: [.kernelSends]),
         BenchKind(
             "debug", .cpuid, "A breakpoint's exit: CPUID of leaf 0 where the VMM answers it from the table", .cpuidSite,
             in: .sites, userspace: [KVM_EXIT_DEBUG: 1]),

@@ -126,7 +126,7 @@ final class BenchHost: MachineExtension {
         let size = MemoryLayout<BenchRequest>.size
         guard let room = memory.slice(BenchLayout.request, count: size) else { throw .ended }
         room.storeBytes(of: request, as: BenchRequest.self)
-        let used = request.usesOther == 0 ? 0..<1 : 0..<2
+        let used = request.usesPeer == 0 ? 0..<1 : 0..<2
         state.withLock { state in
             state.request = request
             state.begin = nil
@@ -202,7 +202,7 @@ final class BenchHost: MachineExtension {
             state.withLock { $0.begin = reading }
         case BenchLayout.markEnd:
             let time = monotonicNanoseconds()
-            if state.withLock({ $0.request.usesOther == 1 && !$0.waiting.contains(1) && !$0.hasEnded }) {
+            if state.withLock({ $0.request.usesPeer == 1 && !$0.waiting.contains(1) && !$0.hasEnded }) {
                 _ = otherArrived.wait(milliseconds: 1000)
             }
             var reading = read()

@@ -115,7 +115,7 @@ public struct BenchKind: Sendable {
     }
 
     /// Interrupts of other vCPUs are in it.
-    var usesOther: Bool {
+    var usesPeer: Bool {
         switch operation {
         case .haltIPI, .ipiSend, .ipiDeliver, .ipiAcknowledge: true
         default: false

@@ -184,7 +184,7 @@ struct BenchRecord {
     private func counts(_ kind: BenchKind) -> [BenchMeasurement.Count] {
         let markReason = UInt32(kind.marksInMemory ? KVM_EXIT_MMIO : KVM_EXIT_IO)
         var marks: [UInt32: UInt64] = [markReason: UInt64(blocks)]
-        if kind.usesOther {
+        if kind.usesPeer {
             // The other vCPU's arrival at the ready port.
             marks[UInt32(KVM_EXIT_IO), default: 0] += UInt64(blocks)
         }
@@ -206,7 +206,7 @@ struct BenchRecord {
     /// Of an iteration, the blocks' median: its exit's time where it has one, else that of all exits but the marks', whose
     /// halves lie in the block. Nil where the sample is no sum of its exits.
     private func kernelCycles(_ kind: BenchKind) -> UInt64? {
-        guard !kind.isDistance, !kind.usesOther else { return nil }
+        guard !kind.isDistance, !kind.usesPeer else { return nil }
         let perIteration = kernel.compactMap { made, block -> UInt64? in
             func pair(_ reason: BenchKind.HardwareReason) -> TallyPair {
                 guard let own = reason.code(block.vocabulary).flatMap({ block[$0] }) else { return TallyPair() }

@@ -99,7 +99,8 @@ public struct BootRecording: Codable, Equatable, Sendable {
         if let problem = problem() { throw BootRecordingError("damaged recording: \(problem)") }
     }
 
-    private static func describe(_ error: any Error) -> String {
+    /// A decoder's complaint, for people.
+    package static func describe(_ error: any Error) -> String {
         switch error {
         case DecodingError.keyNotFound(let key, let context):
             "\(path(context.codingPath + [key])) is missing"

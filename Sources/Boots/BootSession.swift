@@ -121,9 +121,9 @@ package final class BootSession: Sendable {
             do {
                 let outcome: BootOutcome
                 if let vmm = setup.vmm {
-                    outcome = try OtherBoot(setup: setup, command: vmm).run("\(worker)", stoppable)
+                    outcome = try ExternalBoot(setup: setup, command: vmm).run("\(worker)", stoppable)
                 } else {
-                    outcome = try OwnBoot(setup: setup).run("\(worker)", stoppable)
+                    outcome = try BuiltInBoot(setup: setup).run("\(worker)", stoppable)
                 }
                 record(outcome, of: index, number)
             } catch is BootInterrupted {

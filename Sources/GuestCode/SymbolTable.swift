@@ -46,7 +46,7 @@ public struct SymbolTable: Sendable {
     /// - Throws: ``ImageError`` when the file is neither, is broken, or names no code.
     public init(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
         var collector = Collector()
-        if bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46]) {
+        if ELFFile.recognizes(bytes) {
             try collector.readELF(bytes)
         } else {
             try collector.readMap(bytes)
@@ -209,33 +209,14 @@ extension SymbolTable {
 
         /// Section SHT_SYMTAB and the names that it refers to (System V ABI, chapter 4).
         mutating func readELF(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
-            let file = CheckedBytes(bytes)
-            guard try file.load(UInt8.self, at: 4) == 2, try file.load(UInt8.self, at: 5) == 1 else {
-                throw .unsupported("it is no little-endian ELF64")
-            }
-            let headers = try file.load(UInt64.self, at: 40)
-            let count = Int(try file.load(UInt16.self, at: 60))
-            guard headers != 0, count > 0 else { return }
-            guard try file.load(UInt16.self, at: 58) == 64 else { throw .malformed("section header table") }
-            func header(_ index: Int) throws(ImageError) -> CheckedBytes {
-                try file.slice(headers, UInt64(index * 64), count: 64)
-            }
-            func contents(_ header: CheckedBytes) throws(ImageError) -> UnsafeRawBufferPointer {
-                let range = try file.range(
-                    try header.load(UInt64.self, at: 24), 0, count: try header.load(UInt64.self, at: 32))
-                return UnsafeRawBufferPointer(rebasing: bytes[range])
-            }
-            var sectionIsCode: [Bool] = []
-            for index in 0..<count {
-                sectionIsCode.append(try header(index).load(UInt64.self, at: 8) & 4 != 0)
-            }
-            for index in 0..<count {
-                let section = try header(index)
-                guard try section.load(UInt32.self, at: 4) == 2 else { continue }
-                let link = Int(try section.load(UInt32.self, at: 40))
-                guard link < count else { throw .malformed("symbol table's names") }
-                try readSymbols(
-                    CheckedBytes(try contents(section)), names: try contents(try header(link)), sectionIsCode)
+            let elf = try ELFFile(bytes)
+            guard elf.is64 else { throw .unsupported("it is not an ELF64") }
+            let sections = try elf.sections()
+            for section in sections where section.type == ELFFile.Section.symbolTable {
+                guard section.link < sections.count else { throw .malformed("symbol table's names") }
+                let table = UnsafeRawBufferPointer(rebasing: bytes[try elf.range(section)])
+                let names = UnsafeRawBufferPointer(rebasing: bytes[try elf.range(sections[section.link])])
+                try readSymbols(CheckedBytes(table), names: names, sections.map(\.isCode))
             }
         }
 

@@ -9,8 +9,8 @@ import Glibc
 package struct PatientWriter: ~Copyable {
     /// The descriptor that was given, which stays its owner's.
     package let original: Int32
-    /// Ours, or the original where it cannot be opened again: then what poll(2) finds room for is written.
-    package let descriptor: Int32
+    /// Ours; none where the original cannot be opened again: then what poll(2) finds room for is written.
+    private let own: FileDescriptor
     /// At most so many bytes a write: all of what may block is told by poll(2), a page for a pipe, little for a terminal.
     private let chunk: Int
 
@@ -18,7 +18,8 @@ package struct PatientWriter: ~Copyable {
         self.original = original
         var status = stat()
         guard fstat(original, &status) == 0 else {
-            (descriptor, chunk) = (original, 4096)
+            own = FileDescriptor(owning: -1)
+            chunk = 4096
             return
         }
         let kind = status.st_mode & S_IFMT
@@ -26,15 +27,12 @@ package struct PatientWriter: ~Copyable {
         let again =
             kind == S_IFIFO || isTerminal
             ? open("/proc/self/fd/\(original)", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : -1
-        descriptor = again >= 0 ? again : original
+        own = FileDescriptor(owning: again)
         chunk = isTerminal && again < 0 ? 1 : 4096
     }
 
-    deinit {
-        if descriptor != original {
-            close(descriptor)
-        }
-    }
+    /// Where the bytes go.
+    package var descriptor: Int32 { own.rawValue >= 0 ? own.rawValue : original }
 
     /// What a write came to.
     package enum Outcome: Equatable {
@@ -48,7 +46,7 @@ package struct PatientWriter: ~Copyable {
     /// Writes what there is room for at once, at most a page.
     package func write(_ bytes: UnsafeRawBufferPointer) -> Outcome {
         while true {
-            if descriptor == original, !wait(until: 0) {
+            if own.rawValue < 0, !wait(until: 0) {
                 return .full
             }
             let count = Glibc.write(descriptor, bytes.baseAddress, min(bytes.count, chunk))

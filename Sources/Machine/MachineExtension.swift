@@ -20,7 +20,7 @@ package struct MachineParts: Sendable {
     package let memory: GuestMemory
     /// One a vCPU.
     package let tallies: [Tally]
-    package let host: HostAnswers
+    package let host: HostLeafSupport
     /// Writes to coalesced zones; nil where KVM has none.
     package let ring: CoalescedRing?
     package let statistics: KernelStatistics

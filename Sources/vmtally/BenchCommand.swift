@@ -3,12 +3,13 @@ import ArgumentParser
 import Bench
 import BootRecords
 import Glibc
-import HostView
 import Linux
 import Machine
+import Outcomes
 import ProbeImage
 import Rendering
 import Reports
+import ThisHost
 
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -111,7 +112,7 @@ struct BenchCommand: ParsableCommand {
         if let signal { throw ExitCode(128 + signal) }
         guard document.exact else { throw Failure("counts differ from the exits that the guest made: see the table") }
         if let limit = failAbove?.value, let gate = comparison?.gate(above: limit) {
-            for line in BootComparisonReport.lines(gate) { warn(line) }
+            for line in BootComparisonReport.lines(gate) { StandardError.print(line) }
             guard gate.verdict == .passed else { throw ExitCode(gate.status) }
         }
     }
@@ -144,6 +145,9 @@ struct BenchCommand: ParsableCommand {
         do {
             let file = try FileImage(path: path, limit: documentLimit)
             return try BenchDocument(json: Array(file.bytes))
+        } catch let error as SystemError {
+            // It names the file itself.
+            throw error
         } catch {
             throw Failure("\(path): \(error)")
         }

@@ -4,10 +4,10 @@ import BootRecords
 import Boots
 import Glibc
 import GuestCode
-import HostView
 import Machine
 import Rendering
 import Reports
+import ThisHost
 
 /// `vmtally boot`
 struct BootCommand: ParsableCommand {
@@ -134,7 +134,8 @@ struct BootCommand: ParsableCommand {
         LinuxHost.warn()
         let session = BootSession(
             setups: setups, runs: runs, seed: seed, symbols: symbols,
-            progress: { line in if !isQuiet { warn(line) } }, report: { line in warn(line) })
+            progress: { line in if !isQuiet { StandardError.print(line) } },
+            report: { line in StandardError.print(line) })
         try session.prepare()
         try session.run(parallel: parallel)
         var recording = BootRecording(
@@ -151,7 +152,7 @@ struct BootCommand: ParsableCommand {
             let isTaken = output == "-" || csv == "-"
             let width = Terminal.columns(isTaken ? STDERR_FILENO : STDOUT_FILENO)
             let table = BootTable(recording, width: width).lines().joined(separator: "\n")
-            if isTaken { warn(table) } else { say(table) }
+            if isTaken { StandardError.print(table) } else { say(table) }
         }
         if !recording.configurations.isEmpty {
             if output != nil { try file?.replaceContents(with: recording.json()) }
@@ -159,7 +160,7 @@ struct BootCommand: ParsableCommand {
         }
         if let signal = session.interrupted {
             let made = recording.configurations.reduce(0) { $0 + $1.runs.count }
-            warn("vmtally: cut off after \(made) of \(setups.count * runs) boots")
+            warn("cut off after \(made) of \(setups.count * runs) boots")
             throw ExitCode(128 + signal)
         }
         let failures = session.failures

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
-import HostView
 import KVM
 import Rendering
 import Reports
+import ThisHost
 
 /// `vmtally cpuid`
 struct CPUIDCommand: ParsableCommand {

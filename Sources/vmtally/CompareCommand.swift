@@ -91,15 +91,15 @@ struct CompareCommand: ParsableCommand {
         if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }
 
-    private static func path(_ argument: String) -> (path: String, words: ConfigurationWords) {
+    private static func path(_ argument: String) -> (path: String, words: ConfigurationFilter) {
         guard access(argument, F_OK) != 0, let colon = argument.lastIndex(of: ":") else {
-            return (argument, ConfigurationWords(""))
+            return (argument, ConfigurationFilter(""))
         }
-        return (String(argument[..<colon]), ConfigurationWords(argument[argument.index(after: colon)...]))
+        return (String(argument[..<colon]), ConfigurationFilter(argument[argument.index(after: colon)...]))
     }
 
     /// A recording, or those of its configurations that have the words after the file's last colon.
-    private static func read(_ argument: String) throws -> (recording: BootRecording, words: ConfigurationWords) {
+    private static func read(_ argument: String) throws -> (recording: BootRecording, words: ConfigurationFilter) {
         let (path, words) = path(argument)
         do {
             let image = try FileImage(path: path, limit: documentLimit)

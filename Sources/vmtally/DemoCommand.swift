@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import Glibc
-import HostView
 import KVM
 import Linux
 import Machine
+import Outcomes
 import ProbeImage
 import Rendering
 import Reports
+import ThisHost
 
 struct DemoCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -37,7 +38,7 @@ struct DemoCommand: ParsableCommand {
         do throws(KVMError) {
             _ = try System()
         } catch {
-            warn("vmtally: \(error)")
+            warn("\(error)")
             try EmulatedHost.runAgain()
         }
         var configuration = MachineConfiguration()
@@ -60,16 +61,17 @@ struct DemoCommand: ParsableCommand {
         guard let probe = ProbeReport(serial: machine.output.captured) else {
             throw Failure("the guest ended (\(result.end.reason)) without its report")
         }
-        let report = DemoReport(result, probe: probe)
-        let table = RunTable(result, tscKHz: machine.tscKHz, emulator: host.emulator, width: width)
-        let document = RunDocument(result, host: host, configuration: configuration, version: VMTally.version)
+        let run = RunReport(result, of: machine)
+        let report = DemoReport(run, probe: probe)
+        let table = RunTable(run, emulator: host.emulator, width: width)
+        let document = RunDocument(run, host: host, version: VMTally.version)
         try files.write(json: document.json(), csv: table.csv)
         if !documents.takeStandardOutput {
             if serial {
                 print(String(decoding: machine.output.captured, as: UTF8.self))
             }
             print("host: \(host.cpu), Linux \(host.kernel), \(host.backend)")
-            print("live CPUID: \(machine.plan.name)" + (machine.plan.shortfall.map { " (\($0))" } ?? ""))
+            print("live CPUID: \(machine.liveCPUID.name)" + (machine.liveCPUID.shortfall.map { " (\($0))" } ?? ""))
             print("")
             print(report.lines(width: width).joined(separator: "\n"))
             print("")

@@ -12,7 +12,7 @@ enum EmulatedHost {
         guard access(lab, X_OK) == 0 else {
             throw Failure("without /dev/kvm the demo needs an emulated host: \(Installation.labRemedy)")
         }
-        warn("vmtally: running the same demo in an emulated AMD host (QEMU; the first time, Debian packages come in)")
+        warn("running the same demo in an emulated AMD host (QEMU; the first time, Debian packages come in)")
         let words = [lab, "svm", "--", Installation.program] + Arguments.all.dropFirst()
         var argv: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
         execv(lab, &argv)

@@ -23,13 +23,7 @@ enum Patience {
 
     /// From now on at most so long.
     static func limit(nanoseconds: UInt64) {
-        moment.store(now() + nanoseconds, ordering: .relaxed)
-    }
-
-    static func now() -> UInt64 {
-        var now = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
+        moment.store(monotonicNanoseconds() + nanoseconds, ordering: .relaxed)
     }
 }
 
@@ -40,14 +34,19 @@ enum StandardError {
     static func prepare() {
         _ = writer.descriptor
     }
+
+    /// Writes lines to it.
+    ///
+    /// - Parameter patience: how long to wait for its reader, ns; nil: see ``Patience``.
+    static func print(_ text: String, patience: UInt64? = nil) {
+        let deadline = patience.map { monotonicNanoseconds() + $0 } ?? Patience.end
+        _ = writer.writeAll((printable(text) + "\n").utf8, until: deadline)
+    }
 }
 
-/// Writes a line to standard error.
-///
-/// - Parameter patience: how long to wait for its reader, ns; nil: see ``Patience``.
+/// Says on standard error what is not as the user will think it is.
 func warn(_ text: String, patience: UInt64? = nil) {
-    let deadline = patience.map { Patience.now() + $0 } ?? Patience.end
-    _ = StandardError.writer.writeAll((printable(text) + "\n").utf8, until: deadline)
+    StandardError.print("vmtally: \(text)", patience: patience)
 }
 
 /// Writes lines to standard output that may quote a file or a guest.

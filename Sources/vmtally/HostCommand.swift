@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import Glibc
-import HostView
 import KVM
 import Machine
+import Outcomes
 import Rendering
 import Reports
+import ThisHost
 
 /// `vmtally host`
 struct HostCommand: ParsableCommand {
@@ -75,7 +76,7 @@ struct HostCommand: ParsableCommand {
 
     private static func probe(_ system: borrowing System) -> LiveCPUIDProbe {
         do throws(MachineError) {
-            let host = (try? system.supportedCPUID()).map { HostAnswers(system, supported: $0) }
+            let host = (try? system.supportedCPUID()).map { HostLeafSupport(system, supported: $0) }
             return LiveCPUIDProbe(try BreakpointSupport.probe(system), host: host ?? .none)
         } catch {
             let outcome = LiveCPUIDProbe.Outcome.fails("the trial did not run: \(error)")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import HostView
+import ThisHost
 
 /// Hosts on which Linux does not boot.
 enum LinuxHost {
@@ -8,7 +8,7 @@ enum LinuxHost {
         guard HostIdentity(tscKHz: 0).backend == "kvm_pvm" else { return }
         let lab = Installation.labCommand
         vmtally.warn(
-            "vmtally: KVM on this host is kvm_pvm, which emulates a guest's ring 0 and lacks instructions that Linux uses: "
+            "KVM on this host is kvm_pvm, which emulates a guest's ring 0 and lacks instructions that Linux uses: "
                 + "a distribution's kernel stands still here. An emulated host with kvm-amd boots it: "
                 + "\(lab) svm --file FILE... -- vmtally run ..., see docs/one-program.md")
     }

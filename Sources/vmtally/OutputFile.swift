@@ -8,17 +8,23 @@ import Linux
 /// content, not the old. Devices, FIFOs and standard output (`-`) are written to as they are.
 struct OutputFile: ~Copyable {
     private enum Place {
-        /// Not ours to close when it is standard output.
-        case stream(Int32)
+        case stream
         /// `name` nil: without a name yet (O_TMPFILE).
-        case beside(Int32, name: String?)
+        case beside(name: String?)
         /// An existing file in a folder where none can be made.
-        case inPlace(Int32)
+        case inPlace
+    }
 
-        var descriptor: Int32 {
-            switch self {
-            case .stream(let descriptor), .beside(let descriptor, _), .inPlace(let descriptor): descriptor
-            }
+    /// An open file and what it is.
+    private struct Opened: ~Copyable {
+        let file: FileDescriptor
+        let place: Place
+        let target: String
+
+        init(_ file: consuming FileDescriptor, _ place: Place, target: String) {
+            self.file = file
+            self.place = place
+            self.target = target
         }
     }
 
@@ -29,18 +35,24 @@ struct OutputFile: ~Copyable {
     /// Without symbolic links.
     private let target: String
     private let place: Place
+    /// -1: standard output, which is not ours to close.
+    private let file: FileDescriptor
+    private var descriptor: Int32 { file.rawValue >= 0 ? file.rawValue : STDOUT_FILENO }
 
     /// - Parameter confined: it is written from inside a sandbox: in its place, and the old content put back when the new
     ///   one does not fit.
     init(path: String, confined: Bool = false) throws {
-        (target, place) = try Self.open(path, confined)
-        writer = PatientWriter(place.descriptor)
+        let opened = try Self.open(path, confined)
+        place = opened.place
+        target = opened.target
+        file = opened.file
+        writer = PatientWriter(file.rawValue >= 0 ? file.rawValue : STDOUT_FILENO)
         isConfined = confined
         self.path = path
     }
 
-    private static func open(_ path: String, _ confined: Bool) throws -> (target: String, place: Place) {
-        guard path != "-" else { return (path, .stream(STDOUT_FILENO)) }
+    private static func open(_ path: String, _ confined: Bool) throws -> Opened {
+        guard path != "-" else { return Opened(FileDescriptor(owning: -1), .stream, target: path) }
         var status = stat()
         let exists = stat(path, &status) == 0
         if exists, status.st_mode & S_IFMT != S_IFREG {
@@ -48,33 +60,32 @@ struct OutputFile: ~Copyable {
             guard descriptor >= 0 else {
                 throw Failure(errno == ENXIO ? "\(path): nobody reads this FIFO: start its reader first" : reason(path))
             }
-            return (path, .stream(descriptor))
+            return Opened(FileDescriptor(owning: descriptor), .stream, target: path)
         }
         guard !exists || access(path, W_OK) == 0 else { throw Failure(reason(path)) }
         if confined {
             let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
             guard descriptor >= 0 else { throw Failure(reason(path)) }
-            return (path, .inPlace(descriptor))
+            return Opened(FileDescriptor(owning: descriptor), .inPlace, target: path)
         }
         let target = resolved(path)
         let mode = exists ? status.st_mode & 0o7777 : 0o644
-        if let made = make(beside: target, mode: mode) {
+        let (made, name) = make(beside: target, mode: mode)
+        if made >= 0 {
             if exists {
-                _ = fchown(made.descriptor, status.st_uid, status.st_gid)
-                _ = fchmod(made.descriptor, mode)
+                _ = fchown(made, status.st_uid, status.st_gid)
+                _ = fchmod(made, mode)
             }
-            return (target, made)
+            return Opened(FileDescriptor(owning: made), .beside(name: name), target: target)
         }
         let error = errno
         let descriptor = exists ? Glibc.open(path, O_RDWR | O_CLOEXEC) : -1
         guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(error)))") }
-        return (target, .inPlace(descriptor))
+        return Opened(FileDescriptor(owning: descriptor), .inPlace, target: target)
     }
 
     deinit {
-        guard place.descriptor != STDOUT_FILENO else { return }
-        close(place.descriptor)
-        if case .beside(_, let name?) = place {
+        if case .beside(let name?) = place {
             unlink(name)
         }
     }
@@ -88,17 +99,17 @@ struct OutputFile: ~Copyable {
             let error = writer.writeAll(text.utf8, until: Patience.end)
             guard error != EAGAIN else { throw Failure("\(path): its reader takes nothing") }
             if let error { throw Failure("\(path): \(String(cString: strerror(error)))") }
-        case .beside(let descriptor, let name):
+        case .beside(let name):
             if let error = writer.writeAll(text.utf8) { throw Failure("\(path): \(String(cString: strerror(error)))") }
             guard fsync(descriptor) == 0 || errno == EINVAL else { throw Failure(reason(path)) }
-            try take(descriptor, name, text)
-        case .inPlace(let descriptor):
+            try take(name, text)
+        case .inPlace:
             try overwrite(descriptor, text)
         }
     }
 
     /// The new file takes the old one's name.
-    private func take(_ descriptor: Int32, _ name: String?, _ text: String) throws {
+    private func take(_ name: String?, _ text: String) throws {
         let new = name ?? Self.name(beside: target)
         if name == nil {
             unlink(new)
@@ -111,10 +122,9 @@ struct OutputFile: ~Copyable {
         unlink(new)
         // A file that something else is mounted on, as containers have them, keeps its name.
         guard error == EBUSY else { throw Failure("\(path): \(String(cString: strerror(error)))") }
-        let old = Glibc.open(target, O_RDWR | O_CLOEXEC)
-        guard old >= 0 else { throw Failure(reason(path)) }
-        defer { close(old) }
-        try overwrite(old, text)
+        let old = FileDescriptor(owning: Glibc.open(target, O_RDWR | O_CLOEXEC))
+        guard old.rawValue >= 0 else { throw Failure(reason(path)) }
+        try overwrite(old.rawValue, text)
     }
 
     /// Puts the old content back when the new one does not fit.
@@ -147,20 +157,22 @@ struct OutputFile: ~Copyable {
 
     /// A file in the same folder, with no name where the file system can do that: nothing is left behind, whatever ends
     /// us.
-    private static func make(beside target: String, mode: mode_t) -> Place? {
+    ///
+    /// - Returns: -1 and errno where none can be made.
+    private static func make(beside target: String, mode: mode_t) -> (descriptor: Int32, name: String?) {
         let folder = target.lastIndex(of: "/").map { $0 == target.startIndex ? "/" : String(target[..<$0]) } ?? "."
         let temporaryFile: Int32 = 0o20_000_000 | O_DIRECTORY
         // It gets its name by way of /proc.
         if access("/proc/self/fd", X_OK) == 0 {
             let descriptor = Glibc.open(folder, temporaryFile | O_WRONLY | O_CLOEXEC, mode)
             if descriptor >= 0 {
-                return .beside(descriptor, name: nil)
+                return (descriptor, nil)
             }
         }
         let name = name(beside: target)
         unlink(name)
         let descriptor = Glibc.open(name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
-        return descriptor >= 0 ? .beside(descriptor, name: name) : nil
+        return (descriptor, name)
     }
 
     private static func name(beside target: String) -> String {

@@ -3,12 +3,13 @@ import ArgumentParser
 import ExitStats
 import Glibc
 import GuestCode
-import HostView
 import KVM
 import Linux
 import Machine
+import Outcomes
 import Rendering
 import Reports
+import ThisHost
 
 struct RunCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -220,32 +221,32 @@ struct RunCommand: ParsableCommand {
                     anchors: result.anchors)
             }
         }
+        let report = RunReport(result, of: machine)
         if let remark = result.end.remark {
-            warn("vmtally: \(remark)")
+            warn(remark)
         }
         if let loss = machine.output.loss {
-            warn("vmtally: \(loss) (--serial file=PATH or none)")
+            warn("\(loss) (--serial file=PATH or none)")
         }
         if result.withheldMessages > 0 {
-            warn("vmtally: and \(result.withheldMessages) more messages about devices, withheld")
+            warn("and \(result.withheldMessages) more messages about devices, withheld")
         }
-        let table = RunTable(result, tscKHz: machine.tscKHz, emulator: emulator, places: places, width: width)
+        let table = RunTable(report, emulator: emulator, places: places, width: width)
         if !quiet {
-            if let shortfall = machine.plan.shortfall {
-                warn("vmtally: live CPUID: \(machine.plan.name): \(shortfall)")
+            if let shortfall = machine.liveCPUID.shortfall {
+                warn("live CPUID: \(machine.liveCPUID.name): \(shortfall)")
             }
-            for site in result.leaf.unfound {
-                warn("vmtally: --cpuid-site \(site): no CPUID instruction was seen there")
+            for site in result.leaf.unmatchedSites {
+                warn("--cpuid-site \(site): no CPUID instruction was seen there")
             }
             if !result.leaf.meaningless.isEmpty {
-                warn("vmtally: \(Self.advice(meaningless: result.leaf.meaningless))")
+                warn(Self.advice(meaningless: result.leaf.meaningless))
             }
-            warn(table.lines().joined(separator: "\n"))
+            StandardError.print(table.lines().joined(separator: "\n"))
         }
         try values?.replaceContents(with: table.csv.text)
         if let host {
-            let document = RunDocument(
-                result, host: host, configuration: configuration, version: VMTally.version, places: places)
+            let document = RunDocument(report, host: host, version: VMTally.version, places: places)
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
@@ -303,7 +304,7 @@ struct RunCommand: ParsableCommand {
         devices.eventDescriptors = ioeventfd != .off
         devices.input = serial == .stdio ? STDIN_FILENO : nil
         // A guest that provokes messages waits for nobody who reads them.
-        devices.report = { warn("vmtally: \($0)", patience: 10_000_000) }
+        devices.report = { warn($0, patience: 10_000_000) }
         return devices
     }
 

@@ -49,11 +49,11 @@ struct VMTally: ParsableCommand {
         let message = error.map { fullMessage(for: $0) } ?? ""
         if !message.isEmpty {
             // Help and version were asked for.
-            if status == EXIT_SUCCESS { print(message) } else { warn(message) }
+            if status == EXIT_SUCCESS { print(message) } else { StandardError.print(message) }
         }
         let lost = vmtally_flush_stdout()
         if lost != 0 {
-            warn("vmtally: standard output does not take all that it was to: \(String(cString: strerror(lost)))")
+            warn("standard output does not take all that it was to: \(String(cString: strerror(lost)))")
         }
         Glibc.exit(lost != 0 && status == EXIT_SUCCESS ? EXIT_FAILURE : status)
     }

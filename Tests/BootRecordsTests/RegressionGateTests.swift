@@ -30,7 +30,7 @@ struct RegressionGateTests {
     }
 
     @Test func aConsoleHasTwoNames() {
-        #expect(ConfigurationWords("console=8250,cpus=1").match("console=serial cpus=1"))
-        #expect(!ConfigurationWords("console=8250").match("console=virtio cpus=1"))
+        #expect(ConfigurationFilter("console=8250,cpus=1").match("console=serial cpus=1"))
+        #expect(!ConfigurationFilter("console=8250").match("console=virtio cpus=1"))
     }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+import Bench
 import ExitStats
 import Glibc
 import Machine
+import Outcomes
 import ProbeImage
 import Reports
 import TestGuests
-import Bench
 
 /// Checks of the tally against KVM's own counts, on whatever host this runs: the lab's emulated ones above all.
 ///
@@ -72,10 +73,11 @@ enum Fidelity {
             guard let probe = ProbeReport(serial: machine.output.captured) else {
                 throw Unexpected("no report from the probe; the run ended \(result.end)")
             }
-            let report = DemoReport(result, probe: probe)
+            let report = DemoReport(RunReport(result, of: machine), probe: probe)
             checks.expect("demo guest, \(cpus) vCPU", report.isRight, report.lines().joined(separator: "\n"))
             if let mode {
-                checks.expect("live CPUID is \(mode)", machine.plan.name == mode, "it is \(machine.plan.name)")
+                checks.expect(
+                    "live CPUID is \(mode)", machine.liveCPUID.name == mode, "it is \(machine.liveCPUID.name)")
                 let answered = result.leaf.answered
                 checks.expect(
                     "ring 3 by faulting, ring 0 by sites",
@@ -91,8 +93,8 @@ enum Fidelity {
         configuration.serial = .capture
         configuration.timeoutMilliseconds = 3_600_000
         let machine = try Machine(configuration, elf: TestGuests.cpuidWalk)
-        guard machine.plan.name != "host", machine.plan.isLive else {
-            return checks.skip("CPUID walk", because: machine.plan.shortfall ?? "KVM answers every leaf itself")
+        guard machine.liveCPUID.name != "host", machine.liveCPUID.isLive else {
+            return checks.skip("CPUID walk", because: machine.liveCPUID.shortfall ?? "KVM answers every leaf itself")
         }
         let result = try machine.run()
         let serial = String(decoding: machine.output.captured, as: UTF8.self)

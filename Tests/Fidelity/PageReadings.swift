@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
-import HostView
 import Machine
 import TestGuests
+import ThisHost
 
 /// What a reading of the tally page costs, beside CPUID's, and that ten million of them make no exit more than none.
 struct PageReadings {
@@ -114,6 +114,6 @@ struct PageReadings {
                 way: "\(words[1]), ring \(words[2])", readings: numbers[0], cycles: numbers[1], exits: numbers[2],
                 piece: numbers[3], fastest: numbers[4])
         }
-        return Run(result: result, mode: machine.plan.name, lines: lines, hardware: byHardware)
+        return Run(result: result, mode: machine.liveCPUID.name, lines: lines, hardware: byHardware)
     }
 }

@@ -45,7 +45,7 @@ enum FuzzTargets {
         let memory = try GuestMemory(mebibytes: 16)
         let reserved = memory.lowSize - LongMode.size - BareMetal.stackSize..<memory.lowSize
         return Reader { file in
-            guard let image = try? ELF64(file) else { return }
+            guard let image = try? ELFExecutable(file) else { return }
             try? BareMetal.load(image.segments, of: file, into: memory, reserved: reserved)
         }
     }

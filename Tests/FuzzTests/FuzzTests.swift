@@ -35,11 +35,11 @@ struct FuzzTests {
         let reserved = memory.lowSize - LongMode.size - BareMetal.stackSize..<memory.lowSize
         Fuzzer(target: "ELF", usual: 100_000).run { seed, random in
             let file = files.file(seed, &random)
-            guard let image = try? ELF64(file) else { return false }
+            guard let image = try? ELFExecutable(file) else { return false }
             let isSound =
                 image.segments.contains { $0.memory.contains(image.entry) }
                 && image.segments.allSatisfy { $0.file.upperBound <= file.count && $0.file.count <= $0.memorySize }
-                && image.sites.count <= ELF64.maximumSites
+                && image.sites.count <= ELFExecutable.maximumSites
             if !isSound {
                 Issue.record("VMTALLY_SEED=\(seed): \(image)")
             }

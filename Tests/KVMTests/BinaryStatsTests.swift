@@ -177,7 +177,7 @@ struct StatsFile {
 
     /// A descriptor that is no statistics file: too short, unreadable, or nonsense.
     @Test(arguments: [("/dev/null", EPROTO), ("/dev/zero", EPROTO), ("/", EISDIR)])
-    func refusesOtherFiles(path: String, errno: Int32) {
+    func refusesPeerFiles(path: String, errno: Int32) {
         let error = #expect(throws: KVMError.self) {
             _ = try BinaryStats(fd: FileDescriptor(owning: open(path, O_RDONLY)))
         }

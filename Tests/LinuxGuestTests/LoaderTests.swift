@@ -142,10 +142,39 @@ struct LoaderTests {
             set(0x12_3450 as UInt64, 272)
             return bytes
         }
-        #expect(try ELF64(.copy(elf(noteSize: 24, nameSize: 4))).pvhEntry == 0x12_3450)
-        #expect(try ELF64(.copy(elf(noteSize: 24, nameSize: 8))).pvhEntry == nil)
-        #expect(throws: ImageError.self) { try ELF64(.copy(elf(noteSize: 4096, nameSize: 4))) }
-        #expect(throws: ImageError.self) { try ELF64(.copy(elf(noteSize: 16, nameSize: 4))) }
+        #expect(try ELFExecutable(.copy(elf(noteSize: 24, nameSize: 4))).pvhEntry == 0x12_3450)
+        #expect(try ELFExecutable(.copy(elf(noteSize: 24, nameSize: 8))).pvhEntry == nil)
+        #expect(throws: ImageError.self) { try ELFExecutable(.copy(elf(noteSize: 4096, nameSize: 4))) }
+        #expect(throws: ImageError.self) { try ELFExecutable(.copy(elf(noteSize: 16, nameSize: 4))) }
+    }
+
+    @Test("a 32-bit ELF will do where it is entered by PVH")
+    func pvhEntry32() throws {
+        func elf(note: UInt32) -> [UInt8] {
+            var bytes = [UInt8](repeating: 0, count: 256)
+            func set(_ values: [UInt32], _ offset: Int) {
+                for (index, value) in values.enumerated() {
+                    bytes.withUnsafeMutableBytes {
+                        $0.storeBytes(of: value, toByteOffset: offset + index * 4, as: UInt32.self)
+                    }
+                }
+            }
+            bytes.replaceSubrange(0..<6, with: [0x7F, 0x45, 0x4C, 0x46, 1, 1])
+            set([3 << 16 | 2, 1, 0xC020_0000, 52], 16)
+            set([32 << 16, 2], 40)
+            // PT_LOAD: offset, virtual and physical address, sizes, flags, alignment. PT_NOTE likewise.
+            set([1, 0, 0xC020_0000, 0x20_0000, 256, 4096, 5, 4], 52)
+            set([4, 128, 0, 0, 20, 20, 4, 4], 84)
+            set([4, 4, note], 128)
+            bytes.replaceSubrange(140..<144, with: "Xen\0".utf8)
+            set([0x20_0010], 144)
+            return bytes
+        }
+        let image = try ELFExecutable(.copy(elf(note: 18)), allowsPVH32: true)
+        #expect(image.pvhEntry == 0x20_0010)
+        #expect(image.segments.map(\.memory) == [0x20_0000..<0x20_1000])
+        #expect(throws: ImageError.self) { try ELFExecutable(.copy(elf(note: 18))) }
+        #expect(throws: ImageError.self) { try ELFExecutable(.copy(elf(note: 1)), allowsPVH32: true) }
     }
 }
 

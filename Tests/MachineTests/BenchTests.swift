@@ -150,7 +150,7 @@ struct BenchTests {
         for kind in BenchKind.catalogue {
             #expect(kind.name.allSatisfy { $0.isASCII && ($0.isLowercase || $0.isNumber || $0 == "-") }, "\(kind.name)")
             #expect(!kind.summary.isEmpty && kind.limit >= 8 && kind.limit <= BenchLayout.sampleLimit, "\(kind.name)")
-            #expect(!kind.usesOther || kind.environment.cpus == 2, "\(kind.name)")
+            #expect(!kind.usesPeer || kind.environment.cpus == 2, "\(kind.name)")
         }
         #expect(Set(BenchKind.catalogue.map(\.group)) == Set(BenchKind.Group.allCases))
         // All operations of the guest are in use; the one that is not is what measures the readings.
@@ -209,7 +209,7 @@ struct BenchTests {
         (exits[30], cycles[30]) = (10, 10_000)  // I/O
         (exits[49], cycles[49]) = (1, 5_000)  // the marks, where they are stores
         (exits[1], cycles[1]) = (2, 7_000)  // interrupts of the host
-        let counters = HostAnswersTests.counters([
+        let counters = HostLeafSupportTests.counters([
             "exit_acct_exits": [13], "exit_acct_cycles": [22_000], "exit_acct_reason_exits": exits,
             "exit_acct_reason_cycles": cycles, "exit_acct_codes": (0..<86).map { $0 },
         ])
@@ -219,7 +219,7 @@ struct BenchTests {
         var record = BenchRecord()
         record.add(
             BenchHost.Block(
-                tally: .none(of: .vmm, .kvm), kernel: counters, hardware: HostAnswers.kernel(.vmx).exits(counters),
+                tally: .none(of: .vmm, .kvm), kernel: counters, hardware: HostLeafSupport.kernel(.vmx).exits(counters),
                 nanoseconds: 0, samples: [UInt32](repeating: 3_000, count: 8)),
             request)
         #expect(try #require(record.measurement(kind, overhead: 0)).kernelCycles == expected)

@@ -176,7 +176,7 @@ struct LiveCPUIDTests {
             $0.cpuidSites = site
         }
         #expect(outcome.plan.name == "sites")
-        #expect(outcome.result.leaf.unfound.isEmpty)
+        #expect(outcome.result.leaf.unmatchedSites.isEmpty)
         // The first of the three.
         #expect(Self.readings(outcome.serial).map(\.eax) == [1, 0, 0])
         #expect(outcome.count(KVM_EXIT_DEBUG) == 1)
@@ -191,7 +191,7 @@ struct LiveCPUIDTests {
             ]
         }
         #expect(outcome.result.end == .halted)
-        #expect(outcome.result.leaf.unfound == ["nothing", "nowhere"])
+        #expect(outcome.result.leaf.unmatchedSites == ["nothing", "nowhere"])
     }
 
     /// A guest that steps itself gets its #DB behind the CPUID that was answered, as behind any other instruction.

@@ -47,7 +47,7 @@ struct SchemaTests {
             ("run", "$VMTALLY run --guest guest.elf --quiet --prefault --by port 3 address 3 msr rip 3 --json a.json"),
             ("run", "$VMTALLY demo --json a.json >/dev/null"),
             ("run", "$VMTALLY run --guest guest.elf --quiet --live-cpuid off --no-sandbox --json a.json"),
-            ("bare-metal", "$VMTALLY demo --serial | sed -n 's/^vmtally-probe-json //p' >a.json"),
+            ("bare-metal-probe", "$VMTALLY demo --serial | sed -n 's/^vmtally-probe-json //p' >a.json"),
             ("host", "$VMTALLY host --json a.json >/dev/null"),
             ("host", "$VMTALLY host --device /nonexistent --json a.json >/dev/null 2>&1 || test $? = 1"),
             ("cpuid", "for t in supported emulated vcpu; do $VMTALLY cpuid --of $t --json $t.json >/dev/null; done"),

@@ -91,7 +91,8 @@ struct TallyPageMachineTests {
         }
         let result = try machine.run()
         let tally = try #require(machine.tallies.first)
-        #expect(result.total[UInt32(KVM_EXIT_IO)]?.count == 50, "\(what): \(result.end)")
+        // The page's bytes as code may well have a port access among them.
+        #expect((result.total[UInt32(KVM_EXIT_IO)]?.count ?? 0) >= 50, "\(what): \(result.end)")
         // The page and the reasons tell the same total still.
         #expect(tally.total.count == result.total.total)
         let view = try #require(machine.page?.view)

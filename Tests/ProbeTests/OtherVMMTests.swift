@@ -19,7 +19,7 @@ import Testing
         let line = try #require(result.output.split(separator: "\n").first { $0.hasPrefix("vmtally-probe-json ") })
         let json = try JSONSerialization.jsonObject(with: Data(line.dropFirst("vmtally-probe-json ".count).utf8))
         let report = try #require(json as? [String: Any])
-        #expect(report["schema"] as? String == "vmtally.bare-metal/1")
+        #expect(report["schema"] as? String == "vmtally.bare-metal-probe/1")
         #expect(report["signature"] as? Bool == false)
     }
 }

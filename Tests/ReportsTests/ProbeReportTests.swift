@@ -6,7 +6,7 @@ import Testing
 /// The probe's line of JSON, out of a serial log that a guest wrote: it may say anything.
 struct ProbeReportTests {
     private static let whole = """
-        {"schema":"vmtally.bare-metal/1","signature":true,"vcpus":2,"rings":[{"ring":0,"signature":true,"live":true,\
+        {"schema":"vmtally.bare-metal-probe/1","signature":true,"vcpus":2,"rings":[{"ring":0,"signature":true,"live":true,\
         "version":1,"first":{"count":7,"cycles":18446744073709551615},"second":{"count":8,"cycles":0}},\
         {"ring":3,"signature":false,"live":false}],"checks":[{"name":"r0.out8","expected":3,"got":4,"ok":false}],\
         "last":{"ring":3,"eax":1,"ebx":2,"ecx":3,"edx":4294967295}}

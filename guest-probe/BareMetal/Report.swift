@@ -12,7 +12,7 @@ struct Report {
     static func withoutSignature() {
         var serial = Serial()
         serial.put("vmtally probe: CPUID leaf 0x4fffff00 has no signature: this VMM does not tally exits.\n")
-        serial.put(#"vmtally-probe-json {"schema":"vmtally.bare-metal/1","signature":false,"rings":[],"#)
+        serial.put(#"vmtally-probe-json {"schema":"vmtally.bare-metal-probe/1","signature":false,"rings":[],"#)
         serial.put(#""checks":[],"last":null}"#)
         serial.put("\n")
     }
@@ -67,7 +67,7 @@ struct Report {
     // MARK: JSON
 
     private func writeJSON(_ checks: borrowing Checks, to serial: inout Serial) {
-        serial.put(#"vmtally-probe-json {"schema":"vmtally.bare-metal/1","signature":true,"vcpus":"#)
+        serial.put(#"vmtally-probe-json {"schema":"vmtally.bare-metal-probe/1","signature":true,"vcpus":"#)
         serial.put(UInt64(vcpus))
         serial.put(#","rings":["#)
         writeRing(kernel, to: &serial)

@@ -183,7 +183,7 @@ struct Block {
             index &+= 1
         }
         // Its way back to the ready port lies before the end mark: the host waits for it there.
-        if request.usesOther != 0 { guest_store(&guest_mailbox(1).pointee.command, Other.leave) }
+        if request.usesPeer != 0 { guest_store(&guest_mailbox(1).pointee.command, Peer.leave) }
         mark(BenchLayout.markEnd)
     }
 
@@ -199,7 +199,7 @@ struct Block {
     /// Waits until vCPU 1 does its part.
     private func awaitOther() {
         let box: UnsafeMutablePointer<guest_mailbox> = guest_mailbox(1)
-        while guest_load(&box.pointee.state) != Other.ready { guest_pause() }
+        while guest_load(&box.pointee.state) != Peer.ready { guest_pause() }
     }
 
     private static func count(_ record: UnsafeMutablePointer<guest_interrupt>) -> UInt32 {

@@ -19,7 +19,7 @@ func guestMain(_ boot: UnsafePointer<guest_boot_info>?, _ vcpu: UInt32) -> Never
         if vcpu == 0 {
             Block(request, apic).run()
         } else {
-            Other(request, apic).run()
+            Peer(request, apic).run()
         }
     }
 }

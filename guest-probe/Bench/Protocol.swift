@@ -82,7 +82,7 @@ struct BenchRequest {
     /// Marks by a store to memory, not by OUT: never by an exit of the reason that is measured.
     var marksInMemory: UInt32 = 0
     /// vCPU 1 takes part.
-    var usesOther: UInt32 = 0
+    var usesPeer: UInt32 = 0
 }
 
 enum BenchLayout {

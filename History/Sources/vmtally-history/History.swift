@@ -155,7 +155,7 @@ struct History {
         }
     }
 
-    /// Of the configurations whose name has these words (``ConfigurationWords``), or of all; the last so many entries.
+    /// Of the configurations whose name has these words (``ConfigurationFilter``), or of all; the last so many entries.
     func trend(of words: String?, last count: Int) throws -> [Point] {
         let points = try database.read { database in
             try Point.fetchAll(
@@ -167,7 +167,7 @@ struct History {
                     ORDER BY name, recording.id
                     """, arguments: [count])
         }
-        let chosen = ConfigurationWords(words ?? "")
+        let chosen = ConfigurationFilter(words ?? "")
         return points.filter { chosen.match($0.configuration) }
     }
 

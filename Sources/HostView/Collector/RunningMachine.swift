@@ -89,15 +89,16 @@ public struct RunningMachine: Equatable, Sendable {
     static func name(_ words: [String]) -> String? {
         for (index, word) in words.enumerated().dropFirst() {
             let next = index + 1 < words.count ? words[index + 1] : nil
-            switch word {
-            case "-name", "--name":
+            guard word.hasPrefix("-") else { continue }
+            switch word.drop(while: { $0 == "-" }) {
+            case "name":
                 // guest=NAME,debug-threads=on or NAME,process=...; a comma in a name is two.
                 guard let next else { return nil }
                 let parts = next.replacing(",,", with: "\u{0}").split(separator: ",").map(String.init)
                 let guest = parts.first { $0.hasPrefix("guest=") }?.dropFirst(6).description ?? parts.first
                 return guest?.replacing("\u{0}", with: ",")
-            case "--id": return next
-            case _ where word.hasPrefix("--id="): return String(word.dropFirst(5))
+            case "id": return next
+            case let option where option.hasPrefix("id="): return String(option.dropFirst(3))
             default: continue
             }
         }

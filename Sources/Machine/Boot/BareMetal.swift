@@ -17,7 +17,9 @@ struct BareMetal {
     ///
     /// - Throws: ``MachineError/image(_:)`` when a segment is outside RAM or overlaps the boot structures,
     ///   ``MachineError/refused(_:)`` when RAM is too small for the stacks.
-    init(_ image: ELF64, bytes: UnsafeRawBufferPointer, into memory: GuestMemory, cpus: Int) throws(MachineError) {
+    init(_ image: ELFExecutable, bytes: UnsafeRawBufferPointer, into memory: GuestMemory, cpus: Int)
+        throws(MachineError)
+    {
         let reserved = LongMode.size + UInt64(cpus) * Self.stackSize
         guard memory.lowSize > reserved else {
             throw .refused(
@@ -37,7 +39,8 @@ struct BareMetal {
 
     /// Copies segments to where they belong: all of each in RAM, none of it where the boot structures are.
     static func load(
-        _ segments: [ELF64.Segment], of bytes: UnsafeRawBufferPointer, into memory: GuestMemory, reserved: Range<UInt64>
+        _ segments: [ELFExecutable.Segment], of bytes: UnsafeRawBufferPointer, into memory: GuestMemory,
+        reserved: Range<UInt64>
     ) throws(MachineError) {
         for segment in segments {
             guard !segment.memory.overlaps(reserved),

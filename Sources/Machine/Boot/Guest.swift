@@ -4,7 +4,7 @@ import KVM
 
 /// What a machine is to run. The bytes must stay valid until the machine has been built.
 public enum Guest {
-    /// A static ELF64, entered as docs/guests.md says.
+    /// A static ELFExecutable, entered as docs/guests.md says.
     case bareMetal(UnsafeRawBufferPointer)
     case linux(LinuxImages)
     /// A Multiboot 1 image, as kvm-unit-tests' are.
@@ -58,7 +58,7 @@ public enum Guest {
 
 /// A guest in RAM.
 enum LoadedGuest {
-    case bareMetal(BareMetal, ELF64)
+    case bareMetal(BareMetal, ELFExecutable)
     case linux(LinuxBoot)
     case multiboot(Multiboot)
 
@@ -66,7 +66,7 @@ enum LoadedGuest {
         do throws(MachineError) {
             try self.init(loading: guest, into: memory, cpus: cpus, tables: tables)
         } catch {
-            throw ImageKind.explain(error, guest.bytes)
+            throw ImageKind.explain(error, guest.bytes, isLinux: guest.isLinux)
         }
     }
 
@@ -75,7 +75,7 @@ enum LoadedGuest {
     ) throws(MachineError) {
         switch guest {
         case .bareMetal(let bytes):
-            let image = try lifted { () throws(ImageError) in try ELF64(bytes) }
+            let image = try lifted { () throws(ImageError) in try ELFExecutable(bytes) }
             self = .bareMetal(try BareMetal(image, bytes: bytes, into: memory, cpus: cpus), image)
         case .linux(let images):
             self = .linux(try LinuxBoot(images, into: memory, tables: tables))

@@ -74,7 +74,7 @@ struct LinuxBoot {
             try memory.copy(parameters.bytes, to: Layout.bootParameters)
             entry = .bootParameters(address + BzImage.entryOffset)
         } else {
-            let image = try lifted { () throws(ImageError) in try ELF64(images.kernel) }
+            let image = try lifted { () throws(ImageError) in try ELFExecutable(images.kernel, allowsPVH32: true) }
             var end = Layout.highStart
             for segment in image.segments {
                 guard segment.address >= Layout.highStart, segment.memory.upperBound <= memory.lowSize else {

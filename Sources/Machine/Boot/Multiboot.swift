@@ -116,34 +116,16 @@ struct Multiboot {
         return Pieces(entry: entry, segments: [(range, load, bssEnd == 0 ? size : bssEnd - load)])
     }
 
-    /// ELF32 or ELF64, the latter as kvm-unit-tests' images are before objcopy makes them 32-bit.
+    /// ELF32 or ELFExecutable, the latter as kvm-unit-tests' images are before objcopy makes them 32-bit.
     private static func elfPieces(_ file: CheckedBytes) throws(ImageError) -> Pieces {
-        guard file.bytes.count >= 52, file.bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46]) else { throw .notELF }
-        let is64 = try file.load(UInt8.self, at: 4) == 2
-        guard try file.load(UInt8.self, at: 5) == 1 else { throw .unsupported("it is big-endian") }
-        func word(_ at32: Int, _ at64: Int, _ base: UInt64 = 0) throws(ImageError) -> UInt64 {
-            let slice = try file.slice(base, UInt64(is64 ? at64 : at32), count: is64 ? 8 : 4)
-            return is64 ? try slice.load(UInt64.self, at: 0) : UInt64(try slice.load(UInt32.self, at: 0))
-        }
-        let table = try word(28, 32)
-        let count = Int(try file.load(UInt16.self, at: is64 ? 56 : 44))
-        let size = is64 ? 56 : 32
-        guard count > 0, count <= ELF64.maximumHeaders, try file.load(UInt16.self, at: is64 ? 54 : 42) == size else {
-            throw .malformed("program header table")
-        }
-        var pieces = Pieces(entry: try word(24, 24), segments: [])
-        for index in 0..<count {
-            let (place, overflow) = table.addingReportingOverflow(UInt64(index * size))
-            guard !overflow else { throw .malformed("program header table") }
-            guard try file.slice(place, 0, count: 4).load(UInt32.self, at: 0) == 1 else { continue }
-            let memorySize = try word(20, 40, place)
-            let fileSize = try word(16, 32, place)
-            guard memorySize > 0 else { continue }
-            guard fileSize <= memorySize else { throw .malformed("segment \(index)") }
+        let elf = try ELFFile(file.bytes)
+        var pieces = Pieces(entry: elf.entry, segments: [])
+        for (index, header) in try elf.programHeaders().enumerated() where header.isLoadable {
+            guard header.fileSize <= header.memorySize else { throw .malformed("segment \(index)") }
             pieces.segments.append(
                 (
-                    file: try file.range(try word(4, 8, place), 0, count: fileSize), address: try word(12, 24, place),
-                    memorySize: memorySize
+                    file: try file.range(header.offset, 0, count: header.fileSize), address: header.address,
+                    memorySize: header.memorySize
                 ))
         }
         return pieces

@@ -4,7 +4,7 @@ import KVM
 extension CPUIDTable {
     /// What a PC's processors have in common beside what KVM supports: the TSC deadline timer, which comes with the
     /// local APIC, and a topology of one package with a core a vCPU (SDM vol. 3A 9.9; AMD APM vol. 3 appendix E).
-    mutating func formPC(cpus: Int, tscDeadline: Bool) {
+    mutating func applyPCTopology(cpus: Int, tscDeadline: Bool) {
         let logical = UInt32(min(cpus, 255))
         // Bits of the APIC ID that number the cores.
         let coreBits = cpus > 1 ? UInt32(UInt64.bitWidth - UInt64(cpus - 1).leadingZeroBitCount) : 0

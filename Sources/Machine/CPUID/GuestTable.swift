@@ -5,7 +5,7 @@ import KVM
 
 /// What a vCPU's table has in the leaves of the tally.
 enum TallyLeaves {
-    /// What ``HostAnswers/listed`` has, which asks the kernel to answer.
+    /// What ``HostLeafSupport/listed`` has, which asks the kernel to answer.
     case asListed
     case snapshot
     /// Nothing: a kernel that counts would take the snapshot's signature for the wish that it answer.
@@ -13,7 +13,7 @@ enum TallyLeaves {
 }
 
 extension CPUIDTable {
-    mutating func list(_ host: HostAnswers) {
+    mutating func list(_ host: HostLeafSupport) {
         for (leaf, registers) in host.listed {
             set(leaf: leaf, registers)
         }

@@ -16,7 +16,7 @@ public enum LiveCPUIDMode: String, CaseIterable, Sendable {
 /// What of it this host and this guest allow.
 public struct LiveCPUIDPlan: Equatable, Sendable {
     /// The kernel answers, or sends the leaves to us: any CPUID in any ring.
-    public let host: HostAnswers
+    public let host: HostLeafSupport
     /// Ring 3, by CPUID faulting.
     public let fault: Bool
     /// Guest linear addresses with a breakpoint, as many as ``siteLimit``.
@@ -44,7 +44,7 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
     private static func siteLimit(watchesGate: Bool) -> Int { debugRegisters - (watchesGate ? 2 : 1) }
 
     /// Nothing but the table, or what the host kernel answers.
-    private init(_ host: HostAnswers, leaves: TallyLeaves) {
+    private init(_ host: HostLeafSupport, leaves: TallyLeaves) {
         self.host = host
         self.leaves = leaves
         (fault, sites, searches, watchesGate, tableLoads) = (false, [], [], false, [])
@@ -83,7 +83,7 @@ public struct LiveCPUIDPlan: Equatable, Sendable {
 
 extension LiveCPUIDMode {
     /// Whether it depends on what breakpoints can do here.
-    func asksForBreakpoints(_ host: HostAnswers) -> Bool {
+    func asksForBreakpoints(_ host: HostLeafSupport) -> Bool {
         switch self {
         case .off, .host: false
         case .fault, .sites: true
@@ -98,7 +98,7 @@ extension LiveCPUIDPlan {
     /// - Parameter tableLoads: the guest's LIDT instructions, at most so many.
     /// - Throws: ``MachineError/refused(_:)`` when the user named a mode that this host does not have.
     init(
-        _ mode: LiveCPUIDMode, sites: [UInt64], searches: [CPUIDSite] = [], cpus: Int, host: HostAnswers,
+        _ mode: LiveCPUIDMode, sites: [UInt64], searches: [CPUIDSite] = [], cpus: Int, host: HostLeafSupport,
         tableLoads: (Int) -> [UInt64] = { _ in [] },
         support: () throws(MachineError) -> BreakpointSupport
     ) throws(MachineError) {

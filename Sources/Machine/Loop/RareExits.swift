@@ -101,7 +101,7 @@ struct RareExits: ~Copyable {
         case .other(let reason):
             switch reason {
             case UInt32(KVM_EXIT_IRQ_WINDOW_OPEN), UInt32(KVM_EXIT_SET_TPR): return true
-            case HostAnswers.exitReason:
+            case HostLeafSupport.exitReason:
                 interposer.cpuidExit(vmtally_cpuid_exit(vcpu.runPage))
                 return true
             default: return fail(vcpu, control, exit, "an exit that this VMM does not handle")

@@ -61,7 +61,7 @@ public struct LeafReport: Equatable, Sendable {
     /// The last of those answers.
     public let last: CPUIDRegisters?
     /// Names of ``MachineConfiguration/cpuidSites`` in whose code the first vCPU has seen no CPUID instruction.
-    public let unfound: [String]
+    public let unmatchedSites: [String]
     /// The host's tally at each live query of the VM's total: what the guest was told. The first ``readingLimit`` a vCPU.
     public let readings: [TallyPair]
     /// How often the guest asked for leaves of ``TallyLeaf/range`` that have no meaning: it may be a program for another

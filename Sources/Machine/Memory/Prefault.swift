@@ -9,14 +9,6 @@ public enum Prefault: Equatable, Sendable {
     case mapped
     /// Pages of the host, which the guest's first touches still have to map; and why no more.
     case populated(String)
-
-    /// The word of JSON.
-    public var key: String {
-        switch self {
-        case .mapped: "mapped"
-        case .populated: "populated"
-        }
-    }
 }
 
 extension GuestMemory {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-import Bench
+import BootRecords
 import ExitStats
 import FoundationEssentials
-import Glibc
-import HostView
-import Machine
 import Rendering
+import ThisHost
 
 /// A bench run as machines read it, schema `vmtally.bench/1`, and as table and page are made from. Integers only;
 /// times are TSC cycles.
@@ -32,6 +30,17 @@ public struct BenchDocument: Codable, Sendable {
             case seed, cpus, pinned, overhead, taken
             case wallNanoseconds = "wall_ns"
         }
+
+        package init(
+            seed: UInt64, cpus: Int, pinned: [Int32], overhead: UInt64, taken: String, wallNanoseconds: UInt64
+        ) {
+            self.seed = seed
+            self.cpus = cpus
+            self.pinned = pinned
+            self.overhead = overhead
+            self.taken = taken
+            self.wallNanoseconds = wallNanoseconds
+        }
     }
 
     public struct Cycles: Codable, Sendable {
@@ -51,6 +60,21 @@ public struct BenchDocument: Codable, Sendable {
             case p50Low = "p50_low"
             case p50High = "p50_high"
         }
+
+        package init(
+            min: UInt64, p50: UInt64, p90: UInt64, p99: UInt64, p999: UInt64, max: UInt64, mean: UInt64,
+            p50Low: UInt64, p50High: UInt64
+        ) {
+            self.min = min
+            self.p50 = p50
+            self.p90 = p90
+            self.p99 = p99
+            self.p999 = p999
+            self.max = max
+            self.mean = mean
+            self.p50Low = p50Low
+            self.p50High = p50High
+        }
     }
 
     /// Exits of one reason: as many as were counted, and as the guest made.
@@ -61,12 +85,12 @@ public struct BenchDocument: Codable, Sendable {
         public let counted: UInt64
         public let expected: UInt64
 
-        init(_ count: BenchMeasurement.Count, _ id: TallyFeatures.Vocabulary) {
+        package init(_ id: TallyFeatures.Vocabulary, code: UInt32, counted: UInt64, expected: UInt64) {
             vocabulary = id.key
-            code = count.code
-            name = ReasonVocabulary.vocabulary(id).name(count.code)
-            counted = count.counted
-            expected = count.expected
+            self.code = code
+            name = ReasonVocabulary.vocabulary(id).name(code)
+            self.counted = counted
+            self.expected = expected
         }
 
         var isExact: Bool { counted == expected }
@@ -80,12 +104,24 @@ public struct BenchDocument: Codable, Sendable {
         public let kernel: UInt64?
         /// What is left: the world switch, and the kernel where its part is not known.
         public let rest: UInt64
+
+        package init(userspace: UInt64, kernel: UInt64?, rest: UInt64) {
+            self.userspace = userspace
+            self.kernel = kernel
+            self.rest = rest
+        }
     }
 
     public struct Bin: Codable, Sendable {
         public let from: UInt64
         public let to: UInt64
         public let n: Int
+
+        package init(from: UInt64, to: UInt64, n: Int) {
+            self.from = from
+            self.to = to
+            self.n = n
+        }
     }
 
     public struct Measured: Codable, Sendable {
@@ -108,6 +144,22 @@ public struct BenchDocument: Codable, Sendable {
             case n, iterations, blocks, cycles, outliers, parts, exact, exits, distribution
             case vmExits = "vm_exits"
         }
+
+        package init(
+            n: Int, iterations: UInt64, blocks: Int, cycles: Cycles, outliers: Int, parts: Parts, exact: Bool,
+            exits: [Count], vmExits: UInt64?, distribution: [Bin]
+        ) {
+            self.n = n
+            self.iterations = iterations
+            self.blocks = blocks
+            self.cycles = cycles
+            self.outliers = outliers
+            self.parts = parts
+            self.exact = exact
+            self.exits = exits
+            self.vmExits = vmExits
+            self.distribution = distribution
+        }
     }
 
     public struct Kind: Codable, Sendable {
@@ -120,6 +172,17 @@ public struct BenchDocument: Codable, Sendable {
         public let measured: Measured?
         /// Why it cannot.
         public let unavailable: String?
+
+        package init(
+            name: String, group: String, summary: String, vm: String, measured: Measured?, unavailable: String?
+        ) {
+            self.name = name
+            self.group = group
+            self.summary = summary
+            self.vm = vm
+            self.measured = measured
+            self.unavailable = unavailable
+        }
     }
 
     public static let schema = "vmtally.bench/1"
@@ -138,28 +201,17 @@ public struct BenchDocument: Codable, Sendable {
         case cutOff = "cut_off"
     }
 
-    public init(_ result: BenchResult, host: HostIdentity, version: String, cutOff: Bool = false) {
-        self.cutOff = cutOff ? true : nil
+    /// - Parameter cutOff: a signal ended the run before all was measured.
+    package init(
+        version: String, host: HostIdentity, method: Method, exact: Bool, cutOff: Bool = false, kinds: [Kind]
+    ) {
         schema = Self.schema
         tool = Tool(name: "vmtally", version: version)
         self.host = host
-        method = Method(
-            seed: result.seed, cpus: result.cpus, pinned: result.pinned, overhead: result.overhead, taken: Self.now(),
-            wallNanoseconds: result.wallNanoseconds)
-        exact = result.isExact
-        kinds = result.rows.map { row in
-            let kind = row.kind
-            switch row.outcome {
-            case .measured(let measurement):
-                return Kind(
-                    name: kind.name, group: kind.group.rawValue, summary: kind.summary, vm: kind.vm,
-                    measured: Measured(measurement), unavailable: nil)
-            case .unavailable(let reason):
-                return Kind(
-                    name: kind.name, group: kind.group.rawValue, summary: kind.summary, vm: kind.vm, measured: nil,
-                    unavailable: reason)
-            }
-        }
+        self.method = method
+        self.exact = exact
+        self.cutOff = cutOff ? true : nil
+        self.kinds = kinds
     }
 
     /// Reads a document.
@@ -169,7 +221,7 @@ public struct BenchDocument: Codable, Sendable {
         do {
             self = try JSONDecoder().decode(BenchDocument.self, from: Data(json))
         } catch {
-            throw .unreadable("\(error)")
+            throw .unreadable(BootRecording.describe(error))
         }
         guard schema == Self.schema else { throw .otherSchema(schema) }
         if let problem = problem() { throw .unreadable("damaged: \(problem)") }
@@ -181,18 +233,9 @@ public struct BenchDocument: Codable, Sendable {
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         return String(decoding: try encoder.encode(self), as: UTF8.self)
     }
-
-    private static func now() -> String {
-        var seconds = time(nil)
-        var parts = tm()
-        gmtime_r(&seconds, &parts)
-        var text = [CChar](repeating: 0, count: 32)
-        strftime(&text, text.count, "%Y-%m-%dT%H:%M:%SZ", &parts)
-        return String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
-    }
 }
 
-/// Why a file is no bench document.
+/// Why a file is not a bench document.
 public enum BenchDocumentError: Error, Equatable, CustomStringConvertible {
     case unreadable(String)
     case otherSchema(String)
@@ -206,25 +249,6 @@ public enum BenchDocumentError: Error, Equatable, CustomStringConvertible {
 }
 
 extension BenchDocument.Measured {
-    init(_ m: BenchMeasurement) {
-        n = m.samples
-        iterations = m.iterations
-        blocks = m.blocks
-        cycles = BenchDocument.Cycles(
-            min: m.minimum, p50: m.p50, p90: m.p90, p99: m.p99, p999: m.p999, max: m.maximum,
-            mean: UInt64(m.mean.rounded()), p50Low: m.interval.lowerBound, p50High: m.interval.upperBound)
-        outliers = m.outliers
-        parts = BenchDocument.Parts(userspace: m.userspaceCycles, kernel: m.kernelCycles, rest: m.restCycles)
-        exact = m.isExact
-        exits =
-            m.userspace.map { BenchDocument.Count($0, .kvm) }
-            + [m.hardware].compactMap { count in
-                count.flatMap { count in m.vocabulary.map { BenchDocument.Count(count, $0) } }
-            }
-        vmExits = m.exits
-        distribution = m.distribution.map { BenchDocument.Bin(from: $0.lower, to: $0.upper, n: $0.count) }
-    }
-
     /// `exact`, or what is wrong with the counts.
     var verdict: String {
         guard !exact else { return "exact" }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
-import Machine
 import Rendering
 
 /// Both views of one tally: what the guest read by CPUID, and what the host had counted at that exit.
 public struct DemoReport: Sendable {
-    private let result: RunResult
+    private let result: RunReport
     private let probe: ProbeReport
 
-    public init(_ result: RunResult, probe: ProbeReport) {
+    public init(_ result: RunReport, probe: ProbeReport) {
         self.result = result
         self.probe = probe
     }
@@ -59,7 +58,7 @@ public struct DemoReport: Sendable {
         }
         let passed = probe.checks.count { $0.ok }
         return table.lines(width: width) + silent + [
-            "", "the guest's own checks: \(passed) of \(probe.checks.count) right",
+            "", "the guest's own checks: \(passed) of \(probe.checks.count) passed",
         ]
             + failed
     }

@@ -2,7 +2,7 @@
 import ExitStats
 import Rendering
 
-/// What the bare-metal probe says on its serial port: schema `vmtally.bare-metal/1` (guest-probe/README.md).
+/// What the bare-metal probe says on its serial port: schema `vmtally.bare-metal-probe/1` (guest-probe/README.md).
 public struct ProbeReport: Sendable {
     /// One reading of leaf 0x4FFFFFFF.
     public struct Reading: Equatable, Sendable {

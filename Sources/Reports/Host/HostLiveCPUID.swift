@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import Machine
-
 /// What a self-test found out about answering CPUID live (breakpoints, CPUID faulting), which no capability tells:
 /// emulators offer KVM_SET_GUEST_DEBUG and then do not stop.
 public struct LiveCPUIDProbe: Equatable, Sendable {
@@ -29,21 +27,6 @@ public struct LiveCPUIDProbe: Equatable, Sendable {
         self.softwareBreakpoint = softwareBreakpoint
         self.cpuidFaulting = cpuidFaulting
     }
-
-    /// What the machine's trial on this host says.
-    public init(_ support: BreakpointSupport, host: HostAnswers) {
-        hostAnswers = host == .none ? .fails("neither vmtally's module nor its patch is here") : .works
-        hardwareBreakpoint = support.hardware ? .works : .fails("tried: breakpoints do not stop a guest here")
-        softwareBreakpoint = .notTried
-        cpuidFaulting =
-            if support.faulting {
-                .works
-            } else if support.hardware {
-                .fails("tried: CPUID in ring 3 does not fault on this host")
-            } else {
-                .notTried
-            }
-    }
 }
 
 /// The ways to answer the tally's leaves, and which of them this host allows.
@@ -66,20 +49,20 @@ public struct LiveCPUIDModes: Equatable, Codable, Sendable {
 
     /// Best first.
     public var modes: [Mode]
-    /// What `--live-cpuid auto` comes to, as far as it has been tried: `fault+sites`, or the floor, `snapshot`.
+    /// What `--live-cpuid auto` resolves to, as far as it has been tried: `fault+sites`, or the floor, `snapshot`.
     public var auto: String
 
     /// Judges from capabilities what the probe leaves open.
     /// - Parameters:
-    ///   - has: whether a capability is there, by its number.
+    ///   - has: whether a capability is there, by its name, as KVM_CAP_SYNC_REGS.
     ///   - faultingMSR: bit 31 of the host's MSR_PLATFORM_INFO as KVM offers it to guests; nil when unknown.
-    public init(has: (Int32) -> Bool, faultingMSR: Bool?, probe: LiveCPUIDProbe) {
+    public init(has: (String) -> Bool, faultingMSR: Bool?, probe: LiveCPUIDProbe) {
         modes = [
             Self.host(probe), Self.fault(has, faultingMSR, probe), Self.sites(has, probe),
             Mode(
-                mode: "snapshot", possible: has(7) ? .yes : .no,
+                mode: "snapshot", possible: has("KVM_CAP_EXT_CPUID") ? .yes : .no,
                 covers: "every CPUID, but with the counts from the start",
-                why: has(7) ? "KVM_CAP_EXT_CPUID" : "KVM_CAP_EXT_CPUID is missing"),
+                why: has("KVM_CAP_EXT_CPUID") ? "KVM_CAP_EXT_CPUID" : "KVM_CAP_EXT_CPUID is missing"),
         ]
         let live = modes.dropLast().filter { $0.possible == .yes }.map(\.mode)
         auto = live.first == "host" ? "host" : live.isEmpty ? "snapshot" : live.joined(separator: "+")
@@ -95,8 +78,9 @@ public struct LiveCPUIDModes: Equatable, Codable, Sendable {
         }
     }
 
-    private static func fault(_ has: (Int32) -> Bool, _ faultingMSR: Bool?, _ probe: LiveCPUIDProbe) -> Mode {
-        let missing = missing([23, 159, 188, 189], has)
+    private static func fault(_ has: (String) -> Bool, _ faultingMSR: Bool?, _ probe: LiveCPUIDProbe) -> Mode {
+        let missing = missing(
+            ["SET_GUEST_DEBUG", "MSR_PLATFORM_INFO", "X86_USER_SPACE_MSR", "X86_MSR_FILTER"], has)
         return judge(
             "fault", covers: "every CPUID in ring 3, in unmodified programs", missing: missing,
             obstacle: faultingMSR == false ? "KVM offers guests no CPUID faulting (MSR_PLATFORM_INFO bit 31)" : nil,
@@ -104,19 +88,17 @@ public struct LiveCPUIDModes: Equatable, Codable, Sendable {
             ready: "CPUID faulting, guest debugging and the MSR filter are offered")
     }
 
-    private static func sites(_ has: (Int32) -> Bool, _ probe: LiveCPUIDProbe) -> Mode {
+    private static func sites(_ has: (String) -> Bool, _ probe: LiveCPUIDProbe) -> Mode {
         // One kind of breakpoint is enough.
         let outcomes = [probe.hardwareBreakpoint, probe.softwareBreakpoint]
         return judge(
             "sites", covers: "CPUID instructions listed in the guest's .vmtally.sites, in any ring",
-            missing: missing([23], has), obstacle: nil,
+            missing: missing(["SET_GUEST_DEBUG"], has), obstacle: nil,
             outcomes: outcomes.contains(.works) ? [.works] : outcomes, ready: "guest debugging is offered")
     }
 
-    private static func missing(_ numbers: [Int32], _ has: (Int32) -> Bool) -> [String] {
-        numbers.filter { !has($0) }.map { number in
-            "KVM_CAP_" + (CapabilityGuide.guide(number)?.name ?? "\(number)")
-        }
+    private static func missing(_ names: [String], _ has: (String) -> Bool) -> [String] {
+        names.map { "KVM_CAP_\($0)" }.filter { !has($0) }
     }
 
     private static func judge(

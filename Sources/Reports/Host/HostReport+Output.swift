@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import FoundationEssentials
-import KVM
 import Rendering
 
 extension HostReport {
@@ -52,7 +51,7 @@ extension HostReport {
                 row(mode.mode, "\(padded(mode.possible.rawValue, 10))\(mode.covers)")
                 row("", "\(padded("", 10))\(mode.why)")
             }
-            row("auto", "comes to \(liveCPUID.auto)")
+            row("auto", "resolves to \(liveCPUID.auto)")
         }
         lines += ["", "Missing, and how to get it"]
         if missing.isEmpty { lines.append("  nothing that vmtally needs") }
@@ -85,7 +84,7 @@ extension HostReport {
     }
 
     private static func value(_ capability: Capability) -> String {
-        switch CapabilityGuide.guide(capability.number)?.value {
+        switch CapabilityGuide.guide(capability.name)?.value {
         case .count?: "\(capability.value)"
         case .bits?: "0x" + String(UInt32(bitPattern: capability.value), radix: 16)
         case .flag?, nil: capability.value == 1 ? "yes" : "\(capability.value)"

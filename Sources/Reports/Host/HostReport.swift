@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import BootRecords
-import HostView
-import KVM
+import ThisHost
 
 /// What this host offers to a VMM, and what it lacks: `vmtally host`.
 ///
@@ -149,7 +148,7 @@ public struct HostReport: Equatable, Encodable, Sendable {
         switch kvm {
         case .success(let kvm):
             device = Device(path: path, usable: true, apiVersion: kvm.apiVersion, file: file)
-            let present = Set(kvm.capabilities.lazy.filter { $0.value != 0 }.map(\.number))
+            let present = Set(kvm.capabilities.lazy.filter { $0.value != 0 }.map(\.name))
             capabilities = kvm.capabilities.map(Self.capability)
             liveCPUID = LiveCPUIDModes(has: present.contains, faultingMSR: kvm.cpuidFaulting, probe: probe)
         case .failure(let problem):
@@ -162,7 +161,7 @@ public struct HostReport: Equatable, Encodable, Sendable {
     }
 
     private static func capability(number: Int32, name: String, value: Int32) -> Capability {
-        let guide = CapabilityGuide.guide(number)
+        let guide = CapabilityGuide.guide(name)
         var bits: [String]?
         if case .bits(let names)? = guide?.value {
             bits = (0..<32).filter { UInt32(bitPattern: value) >> $0 & 1 == 1 }.map { bit in
@@ -229,7 +228,7 @@ extension HostReport {
             found.append(
                 Missing(
                     what: capability.name, cost: capability.cost ?? "",
-                    remedy: remedy(since: CapabilityGuide.guide(capability.number)?.since)))
+                    remedy: remedy(since: CapabilityGuide.guide(capability.name)?.since)))
         }
         if let modes = liveCPUID?.modes, let fault = modes.first(where: { $0.mode == "fault" }), fault.possible == .no,
             !modes.contains(where: { $0.mode == "host" && $0.possible == .yes })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
 import FoundationEssentials
-import HostView
+import ThisHost
 
 /// Exits of VMs in a span of time as machines read them. What a collector does not know is absent.
 public struct LiveDocument: Encodable, Sendable {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
 import GuestCode
-import Machine
 import Rendering
 
 /// Where a run's userspace exits come from, along one axis: the places with the most.
@@ -33,7 +32,7 @@ public struct PlaceReport: Sendable {
     /// - Parameters:
     ///   - count: rows at most.
     ///   - allExits: of the run, of whatever place.
-    ///   - anchors: ``RunResult/anchors``, which tell what KASLR did.
+    ///   - anchors: addresses that tell what KASLR did.
     public init(
         _ axis: PlaceAxis, _ snapshot: PlaceSnapshot, top count: Int, allExits: UInt64, symbols: SymbolTable? = nil,
         anchors: [SymbolTable.Anchor] = []

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
 import FoundationEssentials
-import HostView
-import KVM
-import Machine
 import Rendering
+import ThisHost
 
 /// A run as machines read it: schema `vmtally.run/1`. Integers only; names are the kernel's.
 public struct RunDocument: Encodable, Sendable {
@@ -248,14 +246,12 @@ public struct RunDocument: Encodable, Sendable {
     }
 
     public init(
-        _ result: RunResult, host: HostIdentity, configuration: MachineConfiguration, version: String,
-        places: [PlaceReport] = []
+        _ result: RunReport, host: HostIdentity, version: String, places: [PlaceReport] = []
     ) {
         let all = result.total
         tool = Tool(name: "vmtally", version: version)
         self.host = host
-        vm = Guest(
-            vcpus: configuration.cpus, memoryMiB: configuration.memoryMiB, prefault: result.prefault?.key)
+        vm = Guest(vcpus: result.vcpus.count, memoryMiB: result.memoryMiB, prefault: result.prefault?.key)
         wallNanoseconds = result.wallNanoseconds
         status = Status(reason: result.end.reason, code: result.end.exitStatus)
         func report(_ axis: PlaceAxis) -> PlaceReport? { places.first { $0.axis == axis } }
@@ -276,8 +272,7 @@ public struct RunDocument: Encodable, Sendable {
         sandbox = Sandbox(
             on: result.sandbox != nil, landlockABI: result.sandbox?.landlock, jail: result.sandbox?.jail)
         leaf = Leaf(
-            mode: result.leaf.mode, answered: result.leaf.answered.total,
-            meaningless: result.leaf.meaningless.values.reduce(0, +),
+            mode: result.leaf.mode, answered: result.leaf.answered, meaningless: result.leaf.meaningless,
             last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })
     }
 

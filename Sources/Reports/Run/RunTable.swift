@@ -1,26 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
-import HostView
-import Machine
 import Rendering
+import ThisHost
 
 /// A run as people read it.
 public struct RunTable: Sendable {
-    private let result: RunResult
-    private let tscKHz: UInt32
+    private let result: RunReport
     private let places: [PlaceReport]
     private let emulator: String?
     private let width: Int
+    private var tscKHz: UInt32 { result.tscKHz }
 
     /// - Parameters:
-    ///   - tscKHz: 0: not known; then there are no nanoseconds.
     ///   - emulator: that the host runs in.
     ///   - width: columns of the terminal.
-    public init(
-        _ result: RunResult, tscKHz: UInt32, emulator: String? = nil, places: [PlaceReport] = [], width: Int = .max
-    ) {
+    public init(_ result: RunReport, emulator: String? = nil, places: [PlaceReport] = [], width: Int = .max) {
         self.result = result
-        self.tscKHz = tscKHz
         self.places = places
         self.emulator = emulator
         self.width = width
@@ -85,7 +80,7 @@ public struct RunTable: Sendable {
         return [""] + table.lines(width: width) + ["vCPU time: " + shares]
     }
 
-    private static func line(_ prefault: Prefault) -> String {
+    private static func line(_ prefault: RunReport.Prefault) -> String {
         switch prefault {
         case .mapped: "RAM was mapped before the start (KVM_PRE_FAULT_MEMORY)"
         case .populated(let reason): "RAM was populated before the start, not mapped: \(reason)"
@@ -117,7 +112,7 @@ public struct RunTable: Sendable {
 
     private var summary: String {
         let seconds = Double(result.wallNanoseconds) / 1e9
-        let busy = tscKHz > 0 ? Double(result.total.pair.cycles) / Double(tscKHz) / 1000 : 0
+        let busy = result.tscKHz > 0 ? Double(result.total.pair.cycles) / Double(result.tscKHz) / 1000 : 0
         return "wall \(fixed(seconds, 3)) s, in the VMM \(fixed(busy, 3)) s; leaf 0x4FFFFFFF: \(leaf)"
     }
 
@@ -125,7 +120,7 @@ public struct RunTable: Sendable {
         switch result.leaf.mode {
         case "none": "not there"
         case "snapshot": "a snapshot of the start"
-        default: "\(result.leaf.mode), \(grouped(result.leaf.answered.total)) answered live"
+        default: "\(result.leaf.mode), \(grouped(result.leaf.answered)) answered live"
         }
     }
 

@@ -5,9 +5,11 @@ import ExitStats
 import Glibc
 import GuestCode
 import HostView
+import Linux
 import LiveView
 import Rendering
 import Reports
+import ThisHost
 
 /// `vmtally attach`
 struct AttachCommand: ParsableCommand {
@@ -116,7 +118,7 @@ struct AttachCommand: ParsableCommand {
             }
         let running = chosen.map { [$0] } ?? (fromStart ? [] : RunningMachine.all())
         let (collector, refusals) = try collector.make(scope, vcpus: running.reduce(0) { $0 + $1.vcpus })
-        for refusal in refusals { warn("vmtally: not by \(refusal)") }
+        for refusal in refusals { warn("not by \(refusal)") }
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let places = try by.map { _ in try PlaceCollector(scope) }
         // Nothing from here on needs more than this user may; the statistics in debugfs are root's by their mode.
@@ -127,27 +129,29 @@ struct AttachCommand: ParsableCommand {
         var session = AttachSession(live, chosen: chosen?.process)
         try session.begin()
         child?.go()
-        let start = now()
+        let start = monotonicNanoseconds()
         let end = duration.map { start + UInt64($0 * 1e9) } ?? .max
         let step = interval.map { UInt64($0 * 1e9) } ?? .max
         var next = step == .max ? .max : start + step
         if interval != nil, !quiet { print(AttachSession.header) }
         while true {
-            let moment = min(end, next, now() + 200_000_000)
-            let time = now()
+            let moment = min(end, next, monotonicNanoseconds() + 200_000_000)
+            let time = monotonicNanoseconds()
             let signal = waiter.wait(nanoseconds: moment > time ? moment - time : 0)
             let isOver =
-                now() >= end || child?.exitStatus != nil || [SIGINT, SIGTERM, SIGHUP].contains(signal)
+                monotonicNanoseconds() >= end || child?.exitStatus != nil || [SIGINT, SIGTERM, SIGHUP].contains(signal)
                 || !fromStart && chosen.map { kill($0.process, 0) != 0 && errno == ESRCH } ?? false
-            if now() >= next || isOver {
-                let line = try session.span(at: now() - start, isLast: isOver)
+            if monotonicNanoseconds() >= next || isOver {
+                let line = try session.span(at: monotonicNanoseconds() - start, isLast: isOver)
                 if interval != nil, !quiet, let line { print(line) }
                 // Spans that a busy machine has slept through are one longer span.
-                while next <= now() { next += step }
+                while next <= monotonicNanoseconds() { next += step }
             }
             if isOver { break }
         }
-        try finish(session, nanoseconds: now() - start, document: document, values: values, recording: recording)
+        try finish(
+            session, nanoseconds: monotonicNanoseconds() - start, document: document, values: values,
+            recording: recording)
         if let places { show(places, session, symbols) }
         if let child, let status = child.exitStatus, status != 0 { throw ExitCode(status) }
     }
@@ -166,7 +170,7 @@ struct AttachCommand: ParsableCommand {
         print(
             (folded ? table.folded : [""] + table.lines(30, width: Terminal.columns(STDOUT_FILENO))).joined(
                 separator: "\n"))
-        if places.withoutRoom > 0 { warn("vmtally: \(places.withoutRoom) exits at places without room in the map") }
+        if places.withoutRoom > 0 { warn("\(places.withoutRoom) exits at places without room in the map") }
     }
 
     private func finish(
@@ -184,7 +188,7 @@ struct AttachCommand: ParsableCommand {
             print(report.lines().joined(separator: "\n"))
             if let caveat = host.caveat { print(caveat) }
         } else if let lost = losses.description {
-            warn("vmtally: \(lost)")
+            warn(lost)
         }
         if json != nil {
             let text = try LiveDocument(

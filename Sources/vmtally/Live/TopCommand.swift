@@ -2,9 +2,11 @@
 import ArgumentParser
 import Glibc
 import HostView
+import Linux
 import LiveView
 import Rendering
 import Reports
+import ThisHost
 
 /// `vmtally top`
 struct TopCommand: ParsableCommand {
@@ -65,14 +67,14 @@ struct TopCommand: ParsableCommand {
         let running = RunningMachine.all()
         let (collector, refusals) = try collector.make(
             chosen.map { .process($0.process) } ?? .everything, vcpus: running.reduce(0) { $0 + $1.vcpus })
-        for refusal in refusals { warn("vmtally: not by \(refusal)") }
+        for refusal in refusals { warn("not by \(refusal)") }
         var waiter = Waiter()
         let screen = batch ? nil : try TopScreen()
         try Capabilities.drop()
         var live = LiveMachines(collector)
         live.learn(running)
         var model = TopModel()
-        let start = now()
+        let start = monotonicNanoseconds()
         model.add(try live.read(CollectorDetail()), at: start)
         if let screen {
             return try draw(screen, &live, &model, &waiter)
@@ -84,13 +86,13 @@ struct TopCommand: ParsableCommand {
         let step = UInt64(interval * 1e9)
         var next = start + step
         while done < count ?? .max {
-            let time = now()
+            let time = monotonicNanoseconds()
             let signal = waiter.wait(nanoseconds: next > time ? next - time : 0)
             if [SIGINT, SIGTERM, SIGHUP].contains(signal) { break }
-            guard now() >= next else { continue }
-            let before = now()
+            guard monotonicNanoseconds() >= next else { continue }
+            let before = monotonicNanoseconds()
             model.add(try live.read(CollectorDetail(histograms: true)), at: before)
-            while next <= now() { next += step }
+            while next <= monotonicNanoseconds() { next += step }
             try printSpan(model, live, seconds: Double(before - start) / 1e9, records)
             done += 1
         }
@@ -105,7 +107,7 @@ struct TopCommand: ParsableCommand {
             try output(document.json(), records)
         } else if csv != nil {
             for line in TopRecords.csv(model, seconds: seconds) { try output(line, records) }
-            if let lost = live.collector.losses().description { warn("vmtally: \(lost)") }
+            if let lost = live.collector.losses().description { warn(lost) }
         } else {
             let view = TopView(collector: live.collector.name, interval: interval)
             let lines = view.lines(
@@ -143,24 +145,24 @@ struct TopCommand: ParsableCommand {
     ) throws {
         var view = TopView(collector: live.collector.name, interval: interval)
         let step = UInt64(interval * 1e9)
-        var next = now() + step
+        var next = monotonicNanoseconds() + step
         var done = 0
         while true {
             let (width, height) = screen.size
             screen.show(view.lines(model, width: width, height: height, lost: live.collector.losses().description))
-            let time = now()
+            let time = monotonicNanoseconds()
             let left = next > time ? Int32(clamping: (next - time) / 1_000_000 + 1) : 0
             // Signals that would end us are held back: looked for a few times a second.
             if let key = screen.key(milliseconds: min(left, 200)), !view.take(key, rows: view.rows(model).count) {
                 break
             }
             if let signal = waiter.wait(nanoseconds: 0), signal != SIGCHLD { break }
-            guard now() >= next else { continue }
+            guard monotonicNanoseconds() >= next else { continue }
             if !view.isPaused {
-                model.add(try live.read(CollectorDetail(histograms: true)), at: now())
+                model.add(try live.read(CollectorDetail(histograms: true)), at: monotonicNanoseconds())
                 done += 1
             }
-            while next <= now() { next += step }
+            while next <= monotonicNanoseconds() { next += step }
             if done >= count ?? .max { break }
         }
         screen.close()

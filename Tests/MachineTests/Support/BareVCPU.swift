@@ -12,7 +12,7 @@ struct BareVCPU: ~Copyable {
     init(_ guest: TinyGuest) throws {
         let memory = try GuestMemory(mebibytes: 16)
         let boot = try guest.elf.withUnsafeBytes { bytes in
-            try BareMetal(try ELF64(bytes), bytes: bytes, into: memory, cpus: 1)
+            try BareMetal(try ELFExecutable(bytes), bytes: bytes, into: memory, cpus: 1)
         }
         let system = try System()
         let machine = try system.createVM()

@@ -103,7 +103,7 @@ struct TinyGuest: Sendable {
         let result = try machine.run()
         let cycles = vmtally_rdtsc() - start
         return Outcome(
-            result: result, serial: machine.output.captured, plan: machine.plan, tscKHz: machine.tscKHz,
+            result: result, serial: machine.output.captured, plan: machine.liveCPUID, tscKHz: machine.tscKHz,
             outerCycles: cycles)
     }
 }

@@ -5,7 +5,7 @@ import Testing
 @testable import Machine
 
 /// What the loader takes and what it refuses, and that no file harms it.
-struct ELF64Tests {
+struct ELFExecutableTests {
     typealias Field = ELFBuilder.Field
 
     /// One segment at 1 MiB with a HLT in it, and a site.
@@ -22,7 +22,7 @@ struct ELF64Tests {
         let memory = try GuestMemory(mebibytes: mebibytes)
         do {
             try bytes.withUnsafeBytes { raw in
-                _ = try BareMetal(try ELF64(raw), bytes: raw, into: memory, cpus: cpus)
+                _ = try BareMetal(try ELFExecutable(raw), bytes: raw, into: memory, cpus: cpus)
             }
             return nil
         } catch let error as ImageError {
@@ -34,7 +34,7 @@ struct ELF64Tests {
 
     @Test func soundFileIsUnderstood() throws {
         let bytes = Self.sound.bytes
-        let image = try bytes.withUnsafeBytes { try ELF64($0) }
+        let image = try bytes.withUnsafeBytes { try ELFExecutable($0) }
         #expect(image.entry == 0x10_0000)
         #expect(image.segments.count == 1)
         #expect(image.segments.first?.memory == 0x10_0000..<0x10_1000)
@@ -50,7 +50,7 @@ struct ELF64Tests {
         let memory = try GuestMemory(mebibytes: 4)
         let bytes = builder.bytes
         let boot = try bytes.withUnsafeBytes { raw in
-            try BareMetal(try ELF64(raw), bytes: raw, into: memory, cpus: 2)
+            try BareMetal(try ELFExecutable(raw), bytes: raw, into: memory, cpus: 2)
         }
         #expect(boot.entry == 0x10_0000)
         #expect(memory.load(UInt32.self, at: 0x10_0000) == 0xA20F_90F4)
@@ -178,7 +178,7 @@ struct ELF64Tests {
     static let sections = [
         Refused(
             "section headers beyond the file", patched(Field.sectionHeaders, 1 << 40 as UInt64),
-            .malformed("it ends before offset 0x10000000040 + 64")),
+            .malformed("it ends before offset 0x10000000000 + 64")),
         Refused(
             "section headers at the end of the address space", patched(Field.sectionHeaders, .max as UInt64),
             .malformed("it ends before offset 0xffffffffffffffff + 64")),
@@ -218,10 +218,10 @@ struct ELF64Tests {
     /// Cut anywhere, a file is refused or means less; it never means something else.
     @Test func everyTruncationIsHandled() throws {
         let bytes = Self.sound.bytes
-        let whole = try bytes.withUnsafeBytes { try ELF64($0) }
+        let whole = try bytes.withUnsafeBytes { try ELFExecutable($0) }
         for count in 0..<bytes.count {
             do {
-                let image = try Array(bytes[..<count]).withUnsafeBytes { try ELF64($0) }
+                let image = try Array(bytes[..<count]).withUnsafeBytes { try ELFExecutable($0) }
                 #expect(image == whole)
                 Issue.record("\(count) of \(bytes.count) bytes were taken")
             } catch let error as ImageError {
@@ -239,7 +239,7 @@ struct ELF64Tests {
         builder.segments = [.init(address: 0x1000, bytes: [0xF4])]
         do {
             try builder.bytes.withUnsafeBytes { raw in
-                _ = try BareMetal(try ELF64(raw), bytes: raw, into: memory, cpus: cpus)
+                _ = try BareMetal(try ELFExecutable(raw), bytes: raw, into: memory, cpus: cpus)
             }
             #expect(fits)
         } catch MachineError.refused(let refusal) {

@@ -4,10 +4,11 @@ import ExitStats
 import Glibc
 import HostView
 import KVM
+import Linux
 import Synchronization
 
 /// One boot in another VMM, seen by KVM's tracepoints.
-struct OtherBoot {
+struct ExternalBoot {
     let setup: BootSetup
     let command: String
 
@@ -28,18 +29,18 @@ struct OtherBoot {
         let process = try ChildProcess(script, output: fileno(console), trace: trace.path)
         defer { process.end() }
         stoppable { interruption.set($0) }
-        let start = Self.now()
+        let start = monotonicNanoseconds()
         let deadline = start + UInt64(setup.timeout * 1e9)
         while !trace.wait(milliseconds: 100) {
             try interruption.check()
-            guard !process.hasEnded, Self.now() < deadline else {
+            guard !process.hasEnded, monotonicNanoseconds() < deadline else {
                 let last = Self.contents(console).split(whereSeparator: \.isNewline).suffix(5)
                 throw BootError(
                     "the VMM \(process.hasEnded ? "ended" : "ran out of time") before the guest wrote to port 0xF5"
                         + last.map { "\n  | \($0)" }.joined())
             }
         }
-        while setup.wantsLog, !process.hasEnded, Self.now() < deadline {
+        while setup.wantsLog, !process.hasEnded, monotonicNanoseconds() < deadline {
             try interruption.check()
             usleep(50_000)
         }
@@ -72,12 +73,6 @@ struct OtherBoot {
         }
     }
 
-    private static func now() -> UInt64 {
-        var now = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        return UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec)
-    }
-
     /// At most 1 MiB.
     private static func contents(_ file: UnsafeMutablePointer<FILE>) -> String {
         var bytes = [UInt8](repeating: 0, count: 1 << 20)
@@ -103,82 +98,37 @@ private final class Interruption: Sendable {
 /// A keeper, a second shell in a group of its own, holds the reading end of a pipe that we keep open. When we end without
 /// having ended the VMM, by SIGKILL even, it reads the pipe's end, kills the group and removes the trace.
 private final class ChildProcess {
-    private let process: pid_t
-    private let keeper: pid_t
-    private let life: Int32
-    private var isReaped = false
+    private var process: ShellProcess
+    private var keeper: ShellProcess
+    private let life: Pipe
 
-    init(_ script: String, output: Int32, trace: String) throws {
-        var ends: [Int32] = [-1, -1]
-        guard pipe(&ends) == 0 else { throw BootError("pipe: \(String(cString: strerror(errno)))") }
-        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
-        let null = open("/dev/null", O_RDWR | O_CLOEXEC)
-        defer {
-            close(ends[0])
-            close(null)
-        }
-        life = ends[1]
+    init(_ script: String, output: Int32, trace: String) throws(SystemError) {
+        let null = try FileDescriptor(opening: "/dev/null", O_RDWR)
+        life = try Pipe()
+        process = try ShellProcess(
+            ["-c", script], descriptors: [0: null.rawValue, 1: output, 2: output], ownGroup: true)
+        // The line never comes; removing the trace takes a moment after the last of its processes has gone.
+        let guardian = """
+            read -r line
+            kill -TERM -- "-$1"; sleep 1; kill -KILL -- "-$1"
+            for i in 1 2 3 4 5; do rmdir "$2" && break; sleep 1; done
+            """
         do {
-            process = try Self.start(["sh", "-c", script], null, output, output)
-            // The line never comes; removing the trace takes a moment after the last of its processes has gone.
-            let guardian = """
-                read -r line
-                kill -TERM -- "-$1"; sleep 1; kill -KILL -- "-$1"
-                for i in 1 2 3 4 5; do rmdir "$2" && break; sleep 1; done
-                """
-            do {
-                keeper = try Self.start(
-                    ["sh", "-c", guardian, "sh", "\(process)", trace], ends[0], null, null)
-            } catch {
-                kill(-process, SIGKILL)
-                waitpid(process, nil, 0)
-                throw error
-            }
+            keeper = try ShellProcess(
+                ["-c", guardian, "sh", "\(process.id)", trace],
+                descriptors: [0: life.reading.rawValue, 1: null.rawValue, 2: null.rawValue], ownGroup: true)
         } catch {
-            close(life)
+            kill(-process.id, SIGKILL)
+            process.wait()
             throw error
         }
-    }
-
-    /// Starts /bin/sh in a group of its own, with no signal blocked and none ignored.
-    private static func start(
-        _ words: [String], _ input: Int32, _ output: Int32, _ error: Int32
-    ) throws -> pid_t {
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        for (number, descriptor) in [input, output, error].enumerated() {
-            posix_spawn_file_actions_adddup2(&actions, descriptor, Int32(number))
-        }
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var (none, usual) = (sigset_t(), sigset_t())
-        sigemptyset(&none)
-        posix_spawnattr_setsigmask(&attributes, &none)
-        sigemptyset(&usual)
-        for signal in [SIGPIPE, SIGXFSZ] { sigaddset(&usual, signal) }
-        posix_spawnattr_setsigdefault(&attributes, &usual)
-        posix_spawnattr_setflags(
-            &attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
-        var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
-        defer { for argument in arguments { free(argument) } }
-        var process = pid_t()
-        let result = posix_spawn(&process, "/bin/sh", &actions, &attributes, &arguments, environ)
-        guard result == 0 else { throw BootError("/bin/sh: \(String(cString: strerror(result)))") }
-        return process
     }
 
     deinit {
         end()
     }
 
-    var hasEnded: Bool {
-        if !isReaped, waitpid(process, nil, WNOHANG) != 0 {
-            isReaped = true
-        }
-        return isReaped
-    }
+    var hasEnded: Bool { process.exitStatus() != nil }
 
     private var isOver = false
 
@@ -187,17 +137,13 @@ private final class ChildProcess {
         guard !isOver else { return }
         isOver = true
         if !hasEnded {
-            kill(-process, SIGTERM)
+            kill(-process.id, SIGTERM)
             for _ in 0..<40 where !hasEnded { usleep(50_000) }
         }
         // What is left of the group: the VMM itself, or what it started.
-        kill(-process, SIGKILL)
-        if !isReaped {
-            waitpid(process, nil, 0)
-            isReaped = true
-        }
-        kill(-keeper, SIGKILL)
-        waitpid(keeper, nil, 0)
-        close(life)
+        kill(-process.id, SIGKILL)
+        process.wait()
+        kill(-keeper.id, SIGKILL)
+        keeper.wait()
     }
 }

@@ -7,7 +7,7 @@ import Linux
 import Machine
 
 /// One boot in a new machine of ours.
-struct OwnBoot {
+struct BuiltInBoot {
     let setup: BootSetup
 
     /// - Parameters:

@@ -6,7 +6,7 @@ import KVM
 import Synchronization
 
 /// How a host kernel with the patches of kernel-patch/ or the module of kernel-module/ serves the tally leaves.
-public enum HostAnswers: Equatable, Sendable {
+public enum HostLeafSupport: Equatable, Sendable {
     /// It does not: a stock kernel.
     case none
     /// It counts VM exits and answers the leaves of guests whose VMM asks for it.
@@ -49,7 +49,7 @@ public enum HostAnswers: Equatable, Sendable {
     }
 
     /// The module, where it is loaded and this process may speak for its VMs.
-    private static var module: HostAnswers {
+    private static var module: HostLeafSupport {
         guard (try? ExitModule()) != nil else { return .none }
         for (vendor, vocabulary) in [("kvm_intel", TallyFeatures.Vocabulary.vmx), ("kvm_amd", .svm)]
         where access("/sys/module/\(vendor)/initstate", F_OK) == 0 {

@@ -5,7 +5,7 @@ import Testing
 @testable import Machine
 
 /// What a host kernel with the patches of kernel-patch/ tells, made up.
-@Suite struct HostAnswersTests {
+@Suite struct HostLeafSupportTests {
     static func counters(_ arrays: [String: [UInt64]], vcpus: Int = 1) -> KernelCounters {
         var counters = KernelCounters()
         for _ in 0..<vcpus {
@@ -27,11 +27,11 @@ import Testing
                 "exit_acct_codes": [0x7B, 0x400, 0x402, 0xF000_0000, 0xFFFF_FFFF, .max],
                 "exit_acct_reason_exits": [1, 2, 0, 3, 4, 5], "exit_acct_reason_cycles": [10, 20, 0, 30, 40, 50],
             ], vcpus: 2)
-        let tally = try #require(HostAnswers.kernel(.svm).exits(counters))
+        let tally = try #require(HostLeafSupport.kernel(.svm).exits(counters))
         #expect(tally.reasons.map(\.code) == [0x7B, 0x400, 0xF000_0000, 0xFFFF_FFFF, nil])
         #expect(tally.reasons.map(\.count) == [2, 4, 6, 8, 10])
         #expect(tally.reasons.map(\.times?.cycles) == tally.reasons.map { $0.count * 10 })
-        #expect(HostAnswers.none.exits(counters) == nil)
+        #expect(HostLeafSupport.none.exits(counters) == nil)
     }
 
     /// The first four characters of `GenuineIntel`, `AuthenticAMD`, `HygonGenuine`, `CentaurHauls`.
@@ -40,7 +40,7 @@ import Testing
             (0x756E_6547, .vmx), (0x6874_7541, .svm), (0x6F67_7948, .svm), (0x746E_6543, .vmx),
         ] as [(UInt32, TallyFeatures.Vocabulary)])
     func theVendorTellsTheVocabulary(vendor: UInt32, vocabulary: TallyFeatures.Vocabulary) {
-        #expect(HostAnswers.vocabulary(vendor) == vocabulary)
+        #expect(HostLeafSupport.vocabulary(vendor) == vocabulary)
     }
 
     /// What asks the kernel to answer: the signature, and features that are live.
@@ -60,8 +60,8 @@ import Testing
             (.auto, .kernel(.vmx), "host", .asListed), (.host, .kernel(.svm), "host", .asListed),
             (.auto, .userspace, "host-exit", .snapshot), (.off, .kernel(.vmx), "none", .none),
             (.off, .userspace, "snapshot", .snapshot), (.off, .none, "snapshot", .snapshot),
-        ] as [(LiveCPUIDMode, HostAnswers, String, TallyLeaves)])
-    func theKernelComesFirst(mode: LiveCPUIDMode, host: HostAnswers, name: String, leaves: TallyLeaves) throws {
+        ] as [(LiveCPUIDMode, HostLeafSupport, String, TallyLeaves)])
+    func theKernelComesFirst(mode: LiveCPUIDMode, host: HostLeafSupport, name: String, leaves: TallyLeaves) throws {
         let plan = try LiveCPUIDPlan(mode, sites: [0x1000], cpus: 1, host: host) {
             Issue.record("breakpoints were tried")
             return BreakpointSupport()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Picks configurations by words of their names, as a user gives them: `console=virtio,cpus=1`.
-public struct ConfigurationWords: Sendable, CustomStringConvertible {
+public struct ConfigurationFilter: Sendable, CustomStringConvertible {
     private let words: [Substring]
 
     /// Words that `vmtally boot` takes for others.

@@ -2,7 +2,7 @@
 import GuestCPU
 
 /// vCPU 1's part in a block: it takes interrupts, or wakes vCPU 0.
-struct Other {
+struct Peer {
     static let ready: UInt32 = 1
     static let leave: UInt32 = 1
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Testing
 
-@testable import HostView
+@testable import ThisHost
 
 @Suite("Host identity")
 struct HostIdentityTests {
