@@ -2,6 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import PackageDescription
 
+// In `--version` and in documents, behind a plus sign.
+let commit = Context.gitInformation.map { git in
+    String(git.currentCommit.prefix(12)) + (git.hasUncommittedChanges ? "-modified" : "")
+}
+
 let package = Package(
     name: "vmtally",
     products: [
@@ -20,6 +25,7 @@ let package = Package(
     ],
     targets: [
         .target(name: "CLinux"),
+        .target(name: "CVersion", cSettings: commit.map { [.define("VMTALLY_COMMIT", to: "\"\($0)\"")] } ?? []),
         .target(name: "CLinuxKVM"),
         .target(name: "Linux", dependencies: ["CLinux"]),
         .target(name: "KVM", dependencies: ["CExitModule", "CLinux", "CLinuxKVM", "Linux"]),
@@ -34,7 +40,7 @@ let package = Package(
         .systemLibrary(name: "CBPF", path: "bpf/libbpf"),
         .systemLibrary(name: "CNCurses"),
         .plugin(name: "BPFPrograms", capability: .buildTool()),
-        .target(name: "ThisHost"),
+        .target(name: "ThisHost", dependencies: ["CLinux"]),
         .target(name: "HostView", dependencies: ["CBPF", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
         .target(name: "SeededRandom"),
         .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
@@ -58,7 +64,7 @@ let package = Package(
         .target(name: "Rendering"),
         .target(
             name: "Reports",
-            dependencies: ["BootRecords", "ExitStats", "GuestCode", "Rendering", "ThisHost"]),
+            dependencies: ["BootRecords", "CVersion", "ExitStats", "GuestCode", "Rendering", "ThisHost"]),
         .target(
             name: "Outcomes",
             dependencies: ["Bench", "ExitStats", "KVM", "Machine", "Reports", "ThisHost"]),

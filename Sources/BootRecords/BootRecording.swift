@@ -24,13 +24,16 @@ public struct BootRecording: Codable, Equatable, Sendable {
         public var backend: String
         public var kernel: String
         public var tscKHz: UInt32
+        /// The emulator that the host itself runs in; absent on a processor, and in older recordings.
+        public var emulator: String?
 
         enum CodingKeys: String, CodingKey {
-            case cpu, backend, kernel
+            case cpu, backend, kernel, emulator
             case tscKHz = "tsc_khz"
         }
 
-        public init(cpu: String, backend: String, kernel: String, tscKHz: UInt32) {
+        public init(cpu: String, backend: String, kernel: String, tscKHz: UInt32, emulator: String? = nil) {
+            self.emulator = emulator
             self.cpu = cpu
             self.backend = backend
             self.kernel = kernel
@@ -96,7 +99,8 @@ public struct BootRecording: Codable, Equatable, Sendable {
         if let problem = problem() { throw BootRecordingError("damaged recording: \(problem)") }
     }
 
-    private static func describe(_ error: any Error) -> String {
+    /// A decoder's complaint, for people.
+    package static func describe(_ error: any Error) -> String {
         switch error {
         case DecodingError.keyNotFound(let key, let context):
             "\(path(context.codingPath + [key])) is missing"

@@ -140,7 +140,9 @@ struct BootCommand: ParsableCommand {
         try session.run(parallel: parallel)
         var recording = BootRecording(
             tool: .init(name: "vmtally", version: VMTally.version), label: label, recorded: time(nil), seed: seed,
-            host: .init(cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: session.tscKHz),
+            host: .init(
+                cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: session.tscKHz,
+                emulator: host.emulator),
             configurations: session.configurations())
         if session.interrupted != nil {
             recording.cutOff = true

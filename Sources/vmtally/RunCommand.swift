@@ -247,6 +247,7 @@ struct RunCommand: ParsableCommand {
         let width = Terminal.columns(STDERR_FILENO)
         // After the run no file can be opened any more.
         let host = statsJson.map { _ in HostIdentity(tscKHz: first.tscKHz) }
+        let emulator = quiet ? nil : HostIdentity.emulatorHere
         if interval != nil, !quiet { StandardError.print(IntervalLines.header) }
         let (machine, result, report, found) = try boots(first, configuration)
         limitPatience(result.end)
@@ -267,7 +268,7 @@ struct RunCommand: ParsableCommand {
         if result.withheldMessages > 0 {
             warn("and \(result.withheldMessages) more messages about devices, withheld")
         }
-        let table = RunTable(report, places: places, width: width)
+        let table = RunTable(report, emulator: emulator, places: places, width: width)
         if !quiet {
             if let shortfall = machine.liveCPUID.shortfall {
                 warn("live CPUID: \(machine.liveCPUID.name): \(shortfall)")

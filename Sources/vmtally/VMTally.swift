@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import BootRecords
 import CLinux
 import Glibc
 import Reports
@@ -7,6 +8,8 @@ import Reports
 @main
 struct VMTally: ParsableCommand {
     static let version = Release.version
+    /// As documents name it.
+    static let tool = BootRecording.Tool(name: "vmtally", version: version)
 
     static let configuration = CommandConfiguration(
         commandName: "vmtally",

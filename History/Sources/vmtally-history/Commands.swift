@@ -230,11 +230,11 @@ struct Compare: ParsableCommand {
         }
         let report = BootComparisonReport([comparison], limit: failAbove?.value, showsAll: all)
         if json == "-" {
-            try write(try report.json() + "\n", to: "-")
+            try write(try report.json(by: candidate.tool) + "\n", to: "-")
         } else {
             try values.show(report.lines(width: Terminal.columns(STDOUT_FILENO)), report.csv)
         }
-        if let json, json != "-" { try write(try report.json() + "\n", to: json) }
+        if let json, json != "-" { try write(try report.json(by: candidate.tool) + "\n", to: json) }
         if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }
 }

@@ -40,11 +40,12 @@ enum ImageKind {
     }
 
     /// An error that says no more than that a file is none of ours, with what it is instead.
-    static func explain(_ error: MachineError, _ bytes: UnsafeRawBufferPointer) -> MachineError {
+    static func explain(_ error: MachineError, _ bytes: UnsafeRawBufferPointer, isLinux: Bool = false) -> MachineError {
         guard case .image(let cause) = error else { return error }
         switch cause {
         case .notELF, .unsupported(Multiboot.noHeader):
-            return describe(bytes).map { .image(.unsupported($0)) } ?? error
+            if let kind = describe(bytes) { return .image(.unsupported(kind)) }
+            return isLinux ? .image(.unsupported("it is not a Linux kernel: give a bzImage or an ELF vmlinux")) : error
         default: return error
         }
     }

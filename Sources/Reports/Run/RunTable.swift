@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
 import Rendering
+import ThisHost
 
 /// A run as people read it.
 public struct RunTable: Sendable {
     private let result: RunReport
     private let places: [PlaceReport]
+    private let emulator: String?
     private let width: Int
     private var tscKHz: UInt32 { result.tscKHz }
 
-    /// - Parameter width: columns of the terminal.
-    public init(_ result: RunReport, places: [PlaceReport] = [], width: Int = .max) {
+    /// - Parameters:
+    ///   - emulator: that the host runs in.
+    ///   - width: columns of the terminal.
+    public init(_ result: RunReport, emulator: String? = nil, places: [PlaceReport] = [], width: Int = .max) {
         self.result = result
         self.places = places
+        self.emulator = emulator
         self.width = width
     }
 
@@ -34,6 +39,7 @@ public struct RunTable: Sendable {
         let memory = result.prefault.map { [Self.line($0)] } ?? []
         let end = bootLines() + ["end: \(result.end.reason), status \(result.end.exitStatus)"]
         return table.lines(width: width) + places + kernelLines(all.total) + hardwareLines() + memory + end + [summary]
+            + (emulator.map { [HostIdentity.caveat($0)] } ?? [])
     }
 
     /// Each start of the guest, where there was more than one, and their sum.

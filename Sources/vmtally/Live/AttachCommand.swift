@@ -186,6 +186,7 @@ struct AttachCommand: ParsableCommand {
                 machines, collector: session.live.collector.name, nanoseconds: nanoseconds, lost: losses.description,
                 isSummed: target != nil, tscKHz: kHz, width: Terminal.columns(STDOUT_FILENO))
             print(report.lines().joined(separator: "\n"))
+            if let caveat = host.caveat { print(caveat) }
         } else if let lost = losses.description {
             warn(lost)
         }
@@ -287,7 +288,9 @@ struct AttachSession {
         configuration.runs = runs
         var recording = BootRecording(
             tool: .init(name: "vmtally", version: version), label: label, recorded: time(nil), seed: 0,
-            host: .init(cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: host.tscKHz),
+            host: .init(
+                cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: host.tscKHz,
+                emulator: host.emulator),
             configurations: [configuration])
         recording.protocolName = BootRecording.intervals
         return recording
