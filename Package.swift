@@ -16,7 +16,7 @@ let package = Package(
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [
-        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0")
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.7.0")
     ],
     targets: [
         .target(name: "CLinux"),

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * All that runs when a vCPU does.  A vCPU's clock is its account's stamp, and at any time it is in one of
- * five states (enum vmtally_time).  A change of state charges the cycles since the last one to the state
- * that ends; cycles in the kernel, preempted or not, are charged to the last exit's reason, too.
+ * All that runs when a vCPU does.  A vCPU's clock is its account's stamp, and at any time it is in
+ * one of five states (enum vmtally_time).  A change of state charges the cycles since the last one
+ * to the state that ends; cycles in the kernel, preempted or not, are charged to the last exit's
+ * reason, too.
  *
- * Nothing in here sleeps, allocates or locks, but for vmtally_account_add() and _remove(), which take a
- * spinlock.  Nothing in here is traced: the Makefile leaves out the calls.
+ * Nothing in here sleeps, allocates or locks, but for vmtally_account_add() and _remove(), which
+ * take a spinlock.  Nothing in here is traced: the Makefile leaves out the calls.
  */
 #include <linux/bitops.h>
 #include <linux/hash.h>
@@ -114,7 +115,8 @@ static __always_inline u32 exit_code(struct kvm_vcpu *vcpu, u32 vendor)
 {
 	void *v = vcpu, *vmcb;
 
-	if (likely(vendor == VMTALLY_VMX))	/* the basic reason: the flags above it are not one */
+	/* The basic reason, without the flags above it. */
+	if (likely(vendor == VMTALLY_VMX))
 		return *(u16 *)(v + vmtally_exit_info.vmx_reason);
 	vmcb = *(void **)(v + vmtally_exit_info.svm_vmcb);
 	return *(u32 *)(vmcb + vmtally_exit_info.svm_code);
@@ -158,7 +160,10 @@ static __always_inline u64 lap(struct vmtally_account *account)
 	u64 now = rdtsc();
 	s64 cycles = now - account->stamp;
 
-	/* The vCPU may have moved to a CPU whose TSC is behind: the next lap begins where this one did. */
+	/*
+	 * The vCPU may have moved to a CPU whose TSC is behind: the next lap begins where this one
+	 * did.
+	 */
 	if (unlikely(cycles < 0))
 		return 0;
 	account->stamp = now;
@@ -228,8 +233,8 @@ static __always_inline void ended(struct vmtally_place *place, u64 cost)
 }
 
 /*
- * The two probes are short where they can be, and go on elsewhere by a jump where they cannot: so they
- * save no register, and the VMs that are not allowed pay for no more than one comparison.
+ * The two probes are short where they can be, and go on elsewhere by a jump where they cannot: so
+ * they save no register, and the VMs that are not allowed pay for no more than one comparison.
  */
 
 static __always_inline void check_count(struct kvm_vcpu *vcpu, struct vmtally_account *account)
@@ -238,7 +243,10 @@ static __always_inline void check_count(struct kvm_vcpu *vcpu, struct vmtally_ac
 		reconcile(vcpu, account);
 }
 
-/* An entry whose exit was not seen, or was before the account, or was not the last thing that happened. */
+/*
+ * An entry whose exit was not seen, or was before the account, or was not the last thing that
+ * happened.
+ */
 static noinline void odd_entry(struct kvm_vcpu *vcpu)
 {
 	struct vmtally_account *account = find_and_remember(vcpu);
@@ -387,7 +395,10 @@ void vmtally_put(struct kvm_vcpu *vcpu)
 		return;
 	switch (vmtally_why_put(vcpu)) {
 	case PUT_USERSPACE:
-		/* Not only at entries: there may be none, where KVM emulates all that the guest does. */
+		/*
+		 * Not only at entries: there may be none, where KVM emulates all that the guest
+		 * does.
+		 */
 		if (!account->set_expected)
 			check_count(vcpu, account);
 		if (account->state != VMTALLY_NOT_STARTED)
@@ -404,7 +415,10 @@ void vmtally_put(struct kvm_vcpu *vcpu)
 
 /* ---- the guest asks ---- */
 
-/* Does the vendor's manual define it?  A reason that has not happened differs from one that cannot. */
+/*
+ * Does the vendor's manual define it?  A reason that has not happened differs from one that
+ * cannot.
+ */
 static bool is_defined(u32 code)
 {
 	if (vmtally_exit_info.vendor == VMTALLY_VMX) {
@@ -453,7 +467,8 @@ struct sum {
 static void add_total(struct sum *sum, const struct vmtally_account *account)
 {
 	sum->exits += READ_ONCE(account->exits) + READ_ONCE(account->unseen);
-	sum->cycles += READ_ONCE(account->time[VMTALLY_TIME_KERNEL]) + READ_ONCE(account->time[VMTALLY_TIME_PREEMPTED]);
+	sum->cycles += READ_ONCE(account->time[VMTALLY_TIME_KERNEL]) +
+		       READ_ONCE(account->time[VMTALLY_TIME_PREEMPTED]);
 }
 
 static void add_reason(struct sum *sum, const struct vmtally_account *account, u32 code)
@@ -502,8 +517,8 @@ static u32 page_feature(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Called instead of kvm_cpuid(), or before it if this returns false: see cpuid_stub.S.  The vCPU is the
- * caller's, so its account has no other writer now.
+ * Called instead of kvm_cpuid(), or before it if this returns false: see cpuid_stub.S.  The vCPU
+ * is the caller's, so its account has no other writer now.
  */
 bool vmtally_cpuid(struct kvm_vcpu *vcpu, u32 *eax, u32 *ebx, u32 *ecx, u32 *edx)
 {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Just enough of BTF to ask the running kernel what its own KVM looks like: a member's offset, a function's
- * prototype.  The kernel's own functions for this are not exported; its files in /sys/kernel/btf are there
- * for all.  A module's types go on where the kernel's end.
+ * Just enough of BTF to ask the running kernel what its own KVM looks like: a member's offset, a
+ * function's prototype.  The kernel's own functions for this are not exported; its files in
+ * /sys/kernel/btf are there for all.  A module's types go on where the kernel's end.
  */
 #include <linux/btf.h>
 #include <linux/err.h>
 #include <linux/fs.h>
-#include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
 
+#include "compat.h"
 #include "vmtally.h"
 
 #define MAX_SIZE	(64u << 20)
@@ -154,7 +154,7 @@ static int read_part(struct part *part, const char *name)
 
 struct vmtally_btf *vmtally_btf_open(const char *module)
 {
-	struct vmtally_btf *btf = kzalloc(sizeof(*btf), GFP_KERNEL);
+	struct vmtally_btf *btf = kzalloc_obj(*btf, GFP_KERNEL);
 	int r;
 
 	if (!btf)
@@ -217,7 +217,8 @@ static const struct btf_type *find_type(const struct vmtally_btf *btf, u32 kind,
 		for (i = 0; i < part->nr_types; i++) {
 			const struct btf_type *t = part->data + part->offsets[i];
 
-			if (BTF_INFO_KIND(t->info) == kind && !strcmp(string_of(btf, t->name_off), name))
+			if (BTF_INFO_KIND(t->info) == kind &&
+			    !strcmp(string_of(btf, t->name_off), name))
 				return t;
 		}
 	}
@@ -246,8 +247,8 @@ static const struct btf_type *plain(const struct vmtally_btf *btf, u32 id)
 }
 
 /* The offset of a member in bits, also inside unnamed structures; *found is the member's type. */
-static long member(const struct vmtally_btf *btf, const struct btf_type *t, const char *name, size_t length,
-		   const struct btf_type **found, int depth)
+static long member(const struct vmtally_btf *btf, const struct btf_type *t, const char *name,
+		   size_t length, const struct btf_type **found, int depth)
 {
 	const struct btf_member *m = (const void *)(t + 1);
 	u32 kind = BTF_INFO_KIND(t->info), i;
@@ -305,9 +306,11 @@ static void spell(const struct vmtally_btf *btf, u32 id, char *buffer, size_t si
 	}
 	if (!t)
 		strlcat(buffer, "void", size);
-	else if (BTF_INFO_KIND(t->info) == BTF_KIND_INT && !strcmp(string_of(btf, t->name_off), "unsigned int"))
+	else if (BTF_INFO_KIND(t->info) == BTF_KIND_INT &&
+		 !strcmp(string_of(btf, t->name_off), "unsigned int"))
 		strlcat(buffer, "u32", size);
-	else if (BTF_INFO_KIND(t->info) == BTF_KIND_INT && !strcmp(string_of(btf, t->name_off), "_Bool"))
+	else if (BTF_INFO_KIND(t->info) == BTF_KIND_INT &&
+		 !strcmp(string_of(btf, t->name_off), "_Bool"))
 		strlcat(buffer, "bool", size);
 	else
 		strlcat(buffer, string_of(btf, t->name_off), size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Where the kernels that this module is built for differ: 6.1, 6.12, 7.3.  Kbuild looks into the headers:
- * distributions' kernels have more than their number says.
+ * Where the kernels that this module is built for differ: 6.1, 6.12, 7.3.  Kbuild looks into the
+ * headers: distributions' kernels have more than their number says.
  */
 #ifndef VMTALLY_COMPAT_H
 #define VMTALLY_COMPAT_H
@@ -15,6 +15,12 @@
 #endif
 #if !defined(CONFIG_KPROBES) || !defined(CONFIG_DEBUG_INFO_BTF_MODULES)
 #error "vmtally needs CONFIG_KPROBES and CONFIG_DEBUG_INFO_BTF_MODULES"
+#endif
+
+#include <linux/slab.h>
+#ifndef kzalloc_obj
+#define kzalloc_obj(object, gfp)	kzalloc(sizeof(object), gfp)
+#define kvzalloc_obj(object, gfp)	kvzalloc(sizeof(object), gfp)
 #endif
 
 /* rdtsc() moved. */
@@ -40,7 +46,9 @@ static __always_inline struct kvm_vcpu *vmtally_first_argument(struct ftrace_reg
 
 enum vmtally_put { PUT_USERSPACE, PUT_PREEMPTED, PUT_SLEEPS };
 
-/* Why kvm_arch_vcpu_put() is called: KVM_RUN ends, or the scheduler takes the thread off the CPU. */
+/*
+ * Why kvm_arch_vcpu_put() is called: KVM_RUN ends, or the scheduler takes the thread off the CPU.
+ */
 static __always_inline enum vmtally_put vmtally_why_put(struct kvm_vcpu *vcpu)
 {
 	if (READ_ONCE(vcpu->preempted))

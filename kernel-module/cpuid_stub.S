@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What ftrace calls at the first instruction of the functions of KVM that must not go through its own
- * trampoline.  On the stack: the address in that function to go on at, then the one that it returns to.
- * They are never called through their addresses, so they have no ENDBR.
+ * What ftrace calls at the first instruction of the functions of KVM that must not go through its
+ * own trampoline.  On the stack: the address in that function to go on at, then the one that it
+ * returns to. They are never called through their addresses, so they have no ENDBR.
  */
 #include <linux/linkage.h>
 #include <linux/objtool.h>
@@ -31,9 +31,9 @@
 .endm
 
 /*
- * kvm_cpuid(vcpu, eax, ebx, ecx, edx, exact_only): our leaves go to vmtally_cpuid(), and when that has
- * answered, to kvm_cpuid()'s caller.  For all others this is four instructions, where a handler of ftrace
- * with IPMODIFY would be sixty.
+ * kvm_cpuid(vcpu, eax, ebx, ecx, edx, exact_only): our leaves go to vmtally_cpuid(), and when that
+ * has answered, to kvm_cpuid()'s caller.  For all others this is four instructions, where a
+ * handler of ftrace with IPMODIFY would be sixty.
  */
 SYM_CODE_START(vmtally_cpuid_stub)
 	ANNOTATE_NOENDBR

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /dev/vmtally, for root alone: lines to write (allow, disallow), a list to read, and a descriptor for each
- * VM's data.  A device of its own, and not a file of debugfs, since lockdown closes that; nor of sysfs,
- * which cannot ask at open who it is that opens.
+ * /dev/vmtally, for root alone: lines to write (allow, disallow), a list to read, and a descriptor
+ * for each VM's data.  A device of its own, and not a file of debugfs, since lockdown closes that;
+ * nor of sysfs, which cannot ask at open who it is that opens.
  */
 #include <linux/anon_inodes.h>
 #include <linux/capability.h>
@@ -12,7 +12,6 @@
 #include <linux/module.h>
 #include <linux/pid.h>
 #include <linux/seq_file.h>
-#include <linux/slab.h>
 #include <linux/uaccess.h>
 
 #include "compat.h"
@@ -28,7 +27,8 @@ struct reader {
 
 static void fill_header(struct vmtally_vm *vm, struct vmtally_header *h)
 {
-	u32 vcpu_size = sizeof(struct vmtally_vcpu) + VMTALLY_NR_REASONS * sizeof(struct vmtally_reason);
+	u32 vcpu_size = sizeof(struct vmtally_vcpu) +
+			VMTALLY_NR_REASONS * sizeof(struct vmtally_reason);
 
 	memset(h, 0, sizeof(*h));
 	h->magic = VMTALLY_DATA_MAGIC;
@@ -137,7 +137,8 @@ static ssize_t vm_read(struct file *file, char __user *to, size_t size, loff_t *
 		for (j = 0; j < vcpu.nr_reasons && !r; j++)
 			r = piece_reason(&t, &account->places[j]);
 		if (!r)
-			r = piece(&t, NULL, (VMTALLY_NR_REASONS - j) * sizeof(struct vmtally_reason));
+			r = piece(&t, NULL,
+				  (VMTALLY_NR_REASONS - j) * sizeof(struct vmtally_reason));
 	}
 	for (i = 0; i < n && t.left && !r; i++) {
 		account = READ_ONCE(vm->vcpus[i]);
@@ -188,7 +189,7 @@ static long open_vm(u64 id)
 	fd = get_unused_fd_flags(O_CLOEXEC);
 	if (fd < 0)
 		goto no_fd;
-	reader = kzalloc(sizeof(*reader), GFP_KERNEL_ACCOUNT);
+	reader = kzalloc_obj(*reader, GFP_KERNEL_ACCOUNT);
 	if (!reader) {
 		put_unused_fd(fd);
 		fd = -ENOMEM;
@@ -226,10 +227,12 @@ static void show_vm(struct seq_file *m, struct vmtally_vm *vm)
 			continue;
 		vcpus++;
 		exits += READ_ONCE(a->exits) + READ_ONCE(a->unseen);
-		cycles += READ_ONCE(a->time[VMTALLY_TIME_KERNEL]) + READ_ONCE(a->time[VMTALLY_TIME_PREEMPTED]);
+		cycles += READ_ONCE(a->time[VMTALLY_TIME_KERNEL]) +
+			  READ_ONCE(a->time[VMTALLY_TIME_PREEMPTED]);
 	}
 	seq_printf(m, "vm %llu pid %d vcpus %u exits %llu cycles %llu vocabulary %s%s%s comm ",
-		   vm->id, pid_vnr(vm->pid), vcpus, exits, cycles, vm->vocabulary == VMTALLY_VMX ? "vmx" : "svm",
+		   vm->id, pid_vnr(vm->pid), vcpus, exits, cycles,
+		   vm->vocabulary == VMTALLY_VMX ? "vmx" : "svm",
 		   vm->flags & VMTALLY_VM_JOINED_RUNNING ? " joined-running" : "",
 		   vm->flags & VMTALLY_VM_INCOMPLETE ? " incomplete" : "");
 	seq_escape(m, vm->comm, "\n\\");
@@ -253,7 +256,8 @@ static int device_open(struct inode *inode, struct file *file)
 	/* Of the first namespace: neither the file's mode nor a container's root is enough. */
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
-	file->private_data = NULL;	/* the misc device, which single_open() is not to take for its own */
+	/* It is the misc device, which single_open() is not to take for its own. */
+	file->private_data = NULL;
 	return single_open(file, device_show, NULL);
 }
 

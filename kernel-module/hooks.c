@@ -2,9 +2,10 @@
 /*
  * What the module hooks into, and how it makes sure that it is what it takes it for.
  *
- * Hooks are there only while root allows something: two tracepoints, two functions by ftrace's direct calls
- * and a few by an ordinary handler of ftrace.  All of ftrace's are PERMANENT: kernel.ftrace_enabled=0 is
- * refused beside them, and they beside it, so that no answer goes missing in silence.
+ * Hooks are there only while root allows something: two tracepoints, two functions by ftrace's
+ * direct calls and a few by an ordinary handler of ftrace.  All of ftrace's are PERMANENT:
+ * kernel.ftrace_enabled=0 is refused beside them, and they beside it, so that no answer goes
+ * missing in silence.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -19,7 +20,10 @@
 #include "compat.h"
 #include "vmtally.h"
 
-/* KVM exports these two; that modpost links them pins kvm.ko, all of whose code may be hooked then. */
+/*
+ * KVM exports these two; that modpost links them pins kvm.ko, all of whose code may be hooked
+ * then.
+ */
 extern struct tracepoint __tracepoint_kvm_entry, __tracepoint_kvm_exit;
 
 /* Not exported everywhere, and called directly: its address may be behind ENDBR or sealed. */
@@ -95,7 +99,8 @@ static int find_function(const char *name, unsigned long *address)
 	probe.flags = KPROBE_FLAG_DISABLED;
 	r = register_kprobe(&probe);
 	if (r) {
-		pr_err("kvm has no function %s that can be hooked (%d): this kernel is not supported\n", name, r);
+		pr_err("kvm has no function %s that can be hooked (%d): this kernel is not supported\n",
+		       name, r);
 		return r;
 	}
 	*address = (unsigned long)probe.addr;
@@ -153,13 +158,15 @@ static int check_vendor(const char *module, struct vmtally_exit_info *info)
 		info->vendor = VMTALLY_SVM;
 		offset = vmtally_btf_offset(btf, "vcpu_svm", "vmcb");
 		info->svm_vmcb = offset;
-		info->svm_code = offsetof(struct vmcb, control.exit_code);	/* the processor's */
+		/* The processor's own. */
+		info->svm_code = offsetof(struct vmcb, control.exit_code);
 		if (offset > 0 && !vmtally_btf_offset(btf, "vcpu_svm", "vcpu"))
 			r = 0;
 	}
 	vmtally_btf_close(btf);
 	if (r)
-		pr_err("%s keeps its exit reasons where they are not expected: this kernel is not supported\n", module);
+		pr_err("%s keeps its exit reasons where they are not expected: this kernel is not supported\n",
+		       module);
 	return r;
 }
 
@@ -184,7 +191,8 @@ static int vendor_goes(struct notifier_block *block, unsigned long event, void *
 	const struct module *module = data;
 
 	/* All of its VMs are gone: they held it. */
-	if (event == MODULE_STATE_GOING && (!strcmp(module->name, "kvm_intel") || !strcmp(module->name, "kvm_amd")))
+	if (event == MODULE_STATE_GOING &&
+	    (!strcmp(module->name, "kvm_intel") || !strcmp(module->name, "kvm_amd")))
 		vmtally_exit_info.vendor = 0;
 	return NOTIFY_OK;
 }
@@ -193,7 +201,8 @@ static struct notifier_block vendor_notifier = { .notifier_call = vendor_goes };
 
 /* ---- hooks ---- */
 
-static void at_function(unsigned long ip, unsigned long parent, struct ftrace_ops *ops, struct ftrace_regs *fregs)
+static void at_function(unsigned long ip, unsigned long parent, struct ftrace_ops *ops,
+			struct ftrace_regs *fregs)
 {
 	struct kvm_vcpu *vcpu = vmtally_first_argument(fregs);
 
@@ -232,8 +241,8 @@ static int register_direct(struct ftrace_ops *ops, unsigned long stub)
 }
 
 /*
- * The order matters: what ends a state or an account first.  -EBUSY is ftrace's for a function that a
- * livepatch or a BPF trampoline has, and for kernel.ftrace_enabled=0.
+ * The order matters: what ends a state or an account first.  -EBUSY is ftrace's for a function
+ * that a livepatch or a BPF trampoline has, and for kernel.ftrace_enabled=0.
  */
 int vmtally_hooks_on(void)
 {
@@ -275,7 +284,10 @@ out:
 	return r;
 }
 
-/* ftrace's waits for all tasks that may be in its trampolines or in what they call, but not for sleepers. */
+/*
+ * ftrace's waits for all tasks that may be in its trampolines or in what they call, but not for
+ * sleepers.
+ */
 void vmtally_hooks_off(void)
 {
 	if (!hooked)

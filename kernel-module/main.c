@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Counts and times the VM exits of the VMs that root allows, and lets these VMs' guests read their tally
- * with CPUID leaf 0x4fffffff.  See README.md.
+ * Counts and times the VM exits of the VMs that root allows, and lets these VMs' guests read their
+ * tally with CPUID leaf 0x4fffffff.  See README.md.
  */
 #include <linux/module.h>
 

@@ -2,8 +2,9 @@
 /*
  * Who is allowed: rules, which root makes, and the VMs that they are for.
  *
- * A rule for a process is bound to its address space, as a VM is by KVM.  So a child that inherited the
- * descriptors owns nothing, and a process that gets the same pid later inherits nothing.
+ * A rule for a process is bound to its address space, as a VM is by KVM.  So a child that
+ * inherited the descriptors owns nothing, and a process that gets the same pid later inherits
+ * nothing.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -15,7 +16,6 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
-#include <linux/slab.h>
 #include <linux/tracepoint.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
@@ -55,8 +55,9 @@ static void free_account(struct vmtally_account *account)
 }
 
 /*
- * Nobody finds these any more.  Those who had may use them still, and CPUs may remember them: after one
- * grace period nobody makes a CPU remember, after another nobody uses what one remembered.
+ * Nobody finds these any more.  Those who had may use them still, and CPUs may remember them:
+ * after one grace period nobody makes a CPU remember, after another nobody uses what one
+ * remembered.
  */
 static void reap(struct work_struct *work)
 {
@@ -106,7 +107,7 @@ static struct vmtally_vm *find_vm(struct kvm *kvm)
 
 static struct vmtally_vm *make_vm(struct kvm *kvm, struct task_struct *owner)
 {
-	struct vmtally_vm *vm = kzalloc(sizeof(*vm), GFP_KERNEL_ACCOUNT);
+	struct vmtally_vm *vm = kzalloc_obj(*vm, GFP_KERNEL_ACCOUNT);
 
 	if (!vm)
 		return NULL;
@@ -158,7 +159,7 @@ static int add_vcpu(struct vmtally_vm *vm, struct kvm_vcpu *vcpu, bool running)
 
 	if (index >= KVM_MAX_VCPUS)
 		return -EINVAL;
-	account = kvzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
+	account = kvzalloc_obj(*account, GFP_KERNEL_ACCOUNT);
 	if (!account)
 		goto no_memory;
 	account->histograms = __vmalloc(VMTALLY_NR_HISTOGRAMS * sizeof(vmtally_histogram_t),
@@ -213,7 +214,8 @@ static int add_vm(struct kvm *kvm, struct task_struct *owner)
 
 static bool is_name_option(const char *argument)
 {
-	return !strcmp(argument, "-name") || !strcmp(argument, "--name") || !strcmp(argument, "--id");
+	return !strcmp(argument, "-name") || !strcmp(argument, "--name") ||
+	       !strcmp(argument, "--id");
 }
 
 /* "NAME", "guest=NAME", both with more after a comma */
@@ -312,7 +314,7 @@ static int make_rule(struct mm_struct *mm, struct task_struct *task, const char 
 	}
 	if (nr_rules >= MAX_RULES)
 		return -ENOSPC;
-	rule = kzalloc(sizeof(*rule), GFP_KERNEL_ACCOUNT);
+	rule = kzalloc_obj(*rule, GFP_KERNEL_ACCOUNT);
 	if (!rule)
 		return -ENOMEM;
 	if (mm) {
@@ -689,8 +691,8 @@ void vmtally_show_rules(struct seq_file *m)
 /* ---- what KVM says ---- */
 
 /*
- * A vCPU is made, by its VM's process.  This may sleep, so ftrace does not wait for it: the module is held
- * until the last instructions, which RCU tasks sees.
+ * A vCPU is made, by its VM's process.  This may sleep, so ftrace does not wait for it: the module
+ * is held until the last instructions, which RCU tasks sees.
  */
 void vmtally_vcpu_created(struct kvm_vcpu *vcpu)
 {
@@ -701,7 +703,10 @@ void vmtally_vcpu_created(struct kvm_vcpu *vcpu)
 		return;
 	mutex_lock(&vmtally_lock);
 	drop_dead_vms();
-	/* Addresses are used again.  Should the end of the last one have been missed, it ends here. */
+	/*
+	 * Addresses are used again.  Should the end of the last one have been missed, it ends
+	 * here.
+	 */
 	stale = vmtally_find(vcpu);
 	if (stale && (stale->vm->kvm != vcpu->kvm || stale->exits)) {
 		vmtally_account_remove(stale);

@@ -13,14 +13,16 @@
 
 #define VMTALLY_LEAF_BASE	0x4fffff00u
 
-/* KVM's own numbers for the vendors, as its tracepoints have them, and ours for the vocabularies. */
+/*
+ * KVM's own numbers for the vendors, as its tracepoints have them, and ours for the vocabularies.
+ */
 #define VMTALLY_VMX		1
 #define VMTALLY_SVM		2
 
 /*
- * A place for each reason that a vCPU had, in the order of their first exits.  More places than either
- * vendor has reasons, and a few for those that are yet to be invented.  Histograms are large, so only as
- * many as a vCPU is likely to need: 370 KiB.
+ * A place for each reason that a vCPU had, in the order of their first exits.  More places than
+ * either vendor has reasons, and a few for those that are yet to be invented.  Histograms are
+ * large, so only as many as a vCPU is likely to need: 370 KiB.
  */
 #define VMTALLY_NR_REASONS	192
 #define VMTALLY_NR_HISTOGRAMS	40
@@ -35,7 +37,10 @@ typedef u64 vmtally_histogram_t[VMTALLY_NR_BUCKETS];
 /* vmtally_account.state, beside enum vmtally_time */
 #define VMTALLY_NOT_STARTED	VMTALLY_NR_TIMES
 
-/* What a vCPU had for one reason: struct vmtally_reason, and where its histogram is, if it has one. */
+/*
+ * What a vCPU had for one reason: struct vmtally_reason, and where its histogram is, if it has
+ * one.
+ */
 struct vmtally_place {
 	u32 code;
 	u64 count, cycles, min, max;
@@ -43,9 +48,9 @@ struct vmtally_place {
 };
 
 /*
- * A vCPU's account.  Its only writer is the task that runs the vCPU; readers may be anywhere, and get each
- * counter whole.  Whoever finds one by way of vmtally_find() may use it until it sleeps or returns to
- * userspace: it is freed after a grace period of RCU tasks.
+ * A vCPU's account.  Its only writer is the task that runs the vCPU; readers may be anywhere, and
+ * get each counter whole.  Whoever finds one by way of vmtally_find() may use it until it sleeps
+ * or returns to userspace: it is freed after a grace period of RCU tasks.
  */
 struct vmtally_account {
 	struct kvm_vcpu *vcpu;		/* whose; NULL once it is nobody's any more */
@@ -97,7 +102,8 @@ DECLARE_PER_CPU(struct vmtally_cpu, vmtally_cpu);
 struct vmtally_exit_info {
 	u32 vendor;
 	u32 vmx_reason;			/* offset of the exit reason in struct vcpu_vmx */
-	u32 svm_vmcb, svm_code;		/* of the VMCB's address in struct vcpu_svm, of the code in the VMCB */
+	u32 svm_vmcb;			/* of the VMCB's address in struct vcpu_svm */
+	u32 svm_code;			/* of the code in the VMCB */
 };
 
 extern struct vmtally_exit_info vmtally_exit_info;

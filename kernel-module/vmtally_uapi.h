@@ -2,10 +2,11 @@
 /*
  * What /dev/vmtally gives to the host's programs: see "The host's side" in README.md.
  *
- * A descriptor from VMTALLY_OPEN_VM reads as a file of one VM: the header, then vcpu_size bytes for each
- * vCPU (struct vmtally_vcpu and after it nr_reasons of struct vmtally_reason), then the histograms. All
- * places and sizes are in the header: a later version may have larger structures, never other meanings.
- * All integers are of the host's byte order, all times are cycles of the host's TSC.
+ * A descriptor from VMTALLY_OPEN_VM reads as a file of one VM: the header, then vcpu_size bytes
+ * for each vCPU (struct vmtally_vcpu and after it nr_reasons of struct vmtally_reason), then the
+ * histograms. All places and sizes are in the header: a later version may have larger structures,
+ * never other meanings. All integers are of the host's byte order, all times are cycles of the
+ * host's TSC.
  */
 #ifndef VMTALLY_UAPI_H
 #define VMTALLY_UAPI_H
@@ -16,7 +17,10 @@
 #define VMTALLY_DATA_MAGIC	0x31796c6c61544d56ULL	/* "VMTally1" */
 #define VMTALLY_DATA_VERSION	1
 
-/* The number of a VM, from the list that /dev/vmtally reads as: a descriptor to pread() its data from. */
+/*
+ * The number of a VM, from the list that /dev/vmtally reads as: a descriptor to pread() its data
+ * from.
+ */
 #define VMTALLY_OPEN_VM		_IOW(0xb7, 0x01, __u64)
 
 enum vmtally_time {
@@ -29,44 +33,45 @@ enum vmtally_time {
 };
 
 /* vmtally_header.flags */
-#define VMTALLY_VM_JOINED_RUNNING	0x1		/* counting began while the VM was running already */
-#define VMTALLY_VM_GONE			0x2	/* destroyed or no longer allowed: nothing changes any more */
-#define VMTALLY_VM_INCOMPLETE		0x4	/* no memory for one of its vCPUs, which is not counted */
+#define VMTALLY_VM_JOINED_RUNNING	0x1	/* counting began while the VM was running */
+#define VMTALLY_VM_GONE			0x2	/* destroyed or not allowed: it is final */
+#define VMTALLY_VM_INCOMPLETE		0x4	/* no memory for a vCPU: not counted */
 
 struct vmtally_header {
 	__u64 magic;
 	__u32 version;
 	__u32 header_size;
-	__u64 id;			/* of the VM, never used again until the module is unloaded */
+	__u64 id;		/* of the VM, never used again until the module is unloaded */
 	__u32 flags;
-	__s32 pid;			/* of the process that owns it, in the reader's namespace; 0: not in it */
-	__u32 vocabulary;		/* of the codes: 1 VMX basic exit reasons, 2 SVM exit codes */
-	__u32 tsc_khz;			/* 0: unknown */
-	__u64 tsc;			/* when the header was read */
+	__s32 pid;		/* of its process, in the reader's namespace; 0: not in it */
+	__u32 vocabulary;	/* of the codes: 1 VMX basic exit reasons, 2 SVM exit codes */
+	__u32 tsc_khz;		/* 0: unknown */
+	__u64 tsc;		/* when the header was read */
 	__u32 nr_vcpus;
-	__u32 nr_reasons;		/* places for them in each vCPU's block */
-	__u64 vcpu_offset;		/* of the first vCPU's block */
-	__u32 vcpu_size;		/* of a whole block */
-	__u32 reason_offset;		/* of the first struct vmtally_reason inside a block */
+	__u32 nr_reasons;	/* places for them in each vCPU's block */
+	__u64 vcpu_offset;	/* of the first vCPU's block */
+	__u32 vcpu_size;	/* of a whole block */
+	__u32 reason_offset;	/* of the first struct vmtally_reason inside a block */
 	__u32 reason_size;
-	__u32 nr_histograms;		/* a vCPU's; the reason in place N has histogram N if N is below this */
-	__u64 histogram_offset;		/* vCPU V's histogram N: at + (V * nr_histograms + N) * nr_buckets * 8 */
-	__u32 nr_buckets;		/* __u64 each: exits; a value of more than the last bucket's is in it */
-	__u32 sub_bucket_bits;		/* 2^5 buckets an octave, exact below 2^6 */
+	__u32 nr_histograms;	/* a vCPU's, those of its first reasons */
+	/* vCPU V's histogram N is (V * nr_histograms + N) * nr_buckets * 8 bytes further: */
+	__u64 histogram_offset;
+	__u32 nr_buckets;	/* __u64 each: exits; larger values are in the last */
+	__u32 sub_bucket_bits;	/* 2^5 buckets an octave, exact below 2^6 */
 	char comm[16];
 };
 
 struct vmtally_vcpu {
-	__u32 id;			/* as KVM_CREATE_VCPU had it */
-	__u32 state;			/* enum vmtally_time; VMTALLY_NR_TIMES: has not run since it was allowed */
-	__u64 exits;			/* that the tracepoint kvm_exit showed; the sum of the reasons' counts */
-	__u64 unseen;			/* that KVM counted and the tracepoint did not show */
-	__u64 base;			/* KVM's own count is this and the two above */
-	__u64 resets;			/* how often KVM's count was seen to fall */
-	__u64 first;			/* TSC when counting began */
-	__u64 stamp;			/* TSC of the last change of state: the times add up to stamp - first */
+	__u32 id;		/* as KVM_CREATE_VCPU had it */
+	__u32 state;		/* enum vmtally_time; VMTALLY_NR_TIMES: has not run yet */
+	__u64 exits;		/* that kvm_exit showed; the sum of the reasons' counts */
+	__u64 unseen;		/* that KVM counted and the tracepoint did not show */
+	__u64 base;		/* KVM's own count is this and the two above */
+	__u64 resets;		/* how often KVM's count was seen to fall */
+	__u64 first;		/* TSC when counting began */
+	__u64 stamp;		/* TSC of the last change of state: times add up to stamp - first */
 	__u64 time[VMTALLY_NR_TIMES];
-	__u32 nr_reasons;		/* places in use: the first ones */
+	__u32 nr_reasons;	/* places in use: the first ones */
 	__u32 reserved;
 };
 
@@ -74,8 +79,8 @@ struct vmtally_reason {
 	__u32 code;
 	__u32 reserved;
 	__u64 count;
-	__u64 cycles;			/* kernel and preempted time: from VM exit to VM entry */
-	__u64 min;			/* cycles of one exit; all ones until there is one that has ended */
+	__u64 cycles;		/* kernel and preempted time: from VM exit to VM entry */
+	__u64 min;		/* cycles of one exit; all ones until there is one that has ended */
 	__u64 max;
 };
 

@@ -60,7 +60,7 @@ struct LoopBenchmark {
         configuration.liveCPUID = .off
         configuration.serial = .capture
         configuration.countsExits = loop != .uncounted
-        configuration.talliesByRIP = loop == .byRIP
+        configuration.places = loop == .byRIP ? [.rip] : []
         let machine = try guest.elf.withUnsafeBytes { try Machine(configuration, elf: $0) }
         let result = try machine.run()
         let expected = configuration.countsExits ? UInt64(guest.chunks * (guest.exits + 8) + 1) : 0

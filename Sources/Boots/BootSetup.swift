@@ -16,6 +16,8 @@ package struct BootSetup: Sendable {
     /// Another VMM's command line; nil: our own machine.
     package var vmm: String?
     package var markerText: String?
+    /// RAM is there before the start: off by the protocol.
+    package var prefaults = false
     var printsLog: Bool
     /// Seconds.
     var timeout: Double
@@ -65,6 +67,7 @@ package struct BootSetup: Sendable {
     package var name: String {
         "console=\(console.rawValue) cpus=\(cpus)" + (namesMemory ? " memory=\(memoryMiB)" : "")
             + (namesKernel ? " kernel=\(kernel.split(separator: "/").last ?? "")" : "")
+            + (prefaults ? " prefault" : "")
     }
 
     /// Whether the guest is to go on after the marker and print its log.

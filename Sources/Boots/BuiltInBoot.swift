@@ -23,6 +23,7 @@ struct BuiltInBoot {
         configuration.liveCPUID = .off
         configuration.serial = .capture
         configuration.devices.console = setup.console.device
+        configuration.prefaults = setup.prefaults
         configuration.timeoutMilliseconds = max(1, Int(setup.timeout * 1000))
         configuration.sandbox.scope = .machineThreads
         configuration.bootMarker.text = setup.markerText.map { Array($0.utf8) } ?? []
@@ -54,6 +55,9 @@ struct BuiltInBoot {
             nanoseconds: boot.nanoseconds,
             userspace: boot.userspace, hardware: ExitCounts(statistics: boot.kernel.counter))
         outcome.console = console
+        if case .populated(let reason)? = result.prefault {
+            outcome.remark = "RAM was populated, not mapped: \(reason)"
+        }
         outcome.tscKHz = machine.tscKHz
         if let trace {
             try outcome.add(trace)

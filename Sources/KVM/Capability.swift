@@ -43,6 +43,8 @@ extension Capability {
     public static let x86MSRFilter = Capability(rawValue: KVM_CAP_X86_MSR_FILTER)
     public static let exitHypercall = Capability(rawValue: KVM_CAP_EXIT_HYPERCALL)
     public static let binaryStatsFD = Capability(rawValue: KVM_CAP_BINARY_STATS_FD)
+    /// Newer than the header of Debian 12.
+    public static let preFaultMemory = Capability(rawValue: 236)
     public static let xsave2 = Capability(rawValue: KVM_CAP_XSAVE2)
 }
 

@@ -15,6 +15,8 @@ public final class Machine {
     public let tallies: [Tally]
     /// TSC frequency in kHz, 0 if KVM does not know it.
     public let tscKHz: UInt32
+    /// What came of ``MachineConfiguration/prefaults``; nil: not asked for.
+    public let prefault: Prefault?
 
     let host: HostLeafSupport
     let vm: SharedVM
@@ -50,6 +52,7 @@ public final class Machine {
         tallies = build.tallies
         vcpus = build.vcpus
         statistics = build.statistics
+        prefault = build.prefault
         tscKHz = build.vcpus[0].loop.rare.interposer.tscKHz
         sandbox = MachineSandbox(configuration.sandbox)
         try seal()

@@ -19,6 +19,7 @@ struct MachineBuild {
     let tallies: [Tally]
     let vcpus: [RunningVCPU]
     let statistics: KernelStatistics
+    let prefault: Prefault?
 
     init(_ plan: borrowing MachinePlan) throws(MachineError) {
         let (configuration, guest, host) = (plan.configuration, plan.guest, plan.host)
@@ -57,6 +58,7 @@ struct MachineBuild {
         if plan.hasPCTimers {
             table.applyPCTopology(cpus: cpus, tscDeadline: plan.system.check(.tscDeadlineTimer) != 0)
         }
+        try table.apply(configuration.cpuidEdits)
         let counters = configuration.counters
         tallies = try lifted { () throws(TallyMemoryError) in
             if let counters { return counters.tallies }
@@ -69,12 +71,13 @@ struct MachineBuild {
         let parts = VCPUParts(
             liveCPUID: liveCPUID, platform: devices.platform, control: control, memory: memory, boot: boot,
             table: table, irqchip: configuration.irqchip != .none, ioAPIC: devices.ioAPIC,
-            talliesByRIP: configuration.talliesByRIP, isPC: guest.isPC, tripleFaultResets: guest.tripleFaultResets,
-            page: page?.registers ?? CPUIDRegisters())
+            places: configuration.places, isPC: guest.isPC, isEdited: !configuration.cpuidEdits.isEmpty,
+            tripleFaultResets: guest.tripleFaultResets, page: page?.registers ?? CPUIDRegisters())
         var vcpus: [RunningVCPU] = []
         for index in 0..<cpus {
             vcpus.append(try Self.makeVCPU(index, of: vm.machine, parts, tallies))
         }
+        prefault = configuration.prefaults ? try Self.prefault(memory, vcpus[0].loop.vcpu, plan.system) : nil
         var module: ExitModuleVM?
         if case .module = liveCPUID.host {
             module = try lifted { () throws(KVMError) in try ExitModule().newestVM(of: getpid()) }
@@ -101,8 +104,9 @@ struct MachineBuild {
         let table: CPUIDTable
         let irqchip: Bool
         let ioAPIC: IOAPIC?
-        let talliesByRIP: Bool
+        let places: Set<PlaceAxis>
         let isPC: Bool
+        let isEdited: Bool
         let tripleFaultResets: Bool
         let page: CPUIDRegisters
     }
@@ -110,19 +114,27 @@ struct MachineBuild {
     private static func makeVCPU(
         _ index: Int, of vm: borrowing VirtualMachine, _ parts: VCPUParts, _ tallies: [Tally]
     ) throws(MachineError) -> RunningVCPU {
-        let rips = parts.talliesByRIP ? try lifted { () throws(TallyMemoryError) in try RIPTally() } : nil
+        let places =
+            parts.places.isEmpty
+            ? nil : try lifted { () throws(TallyMemoryError) in try PlaceTallies(parts.places) }
         do throws(KVMError) {
             let vcpu = try vm.createVCPU(id: Int32(index))
             // KVM_GET_TSC_KHZ fails where the TSC is unstable: unknown, then.
             let tscKHz = (try? vcpu.tscKHz()) ?? 0
             let answers = TallyAnswers(own: tallies[index], machine: tallies, tscKHz: tscKHz, page: parts.page)
             var interposer = CPUIDInterposer(plan: parts.liveCPUID, answers: answers, memory: parts.memory)
-            try vcpu.setCPUID(
-                parts.table.forGuest(
-                    apicID: UInt32(index), tscKHz: tscKHz, parts.liveCPUID.leaves, page: parts.page))
+            do throws(KVMError) {
+                try vcpu.setCPUID(
+                    parts.table.forGuest(
+                        apicID: UInt32(index), tscKHz: tscKHz, parts.liveCPUID.leaves, page: parts.page))
+            } catch  where error.errno == EINVAL && parts.isEdited {
+                var error = error
+                error.remedy = "KVM takes the table as it is, but not as it was edited: take back what was edited last."
+                throw error
+            }
             try parts.boot.start(vcpu, index: index)
             try interposer.start(vcpu)
-            if rips != nil {
+            if parts.places.contains(.rip) {
                 vcpu.copyOut(.general)
             }
             if parts.irqchip, !parts.boot.waits(index) {
@@ -134,10 +146,20 @@ struct MachineBuild {
                     control: parts.control,
                     rare: RareExits(
                         index: index, memory: parts.memory, ioAPIC: parts.ioAPIC, interposer: interposer,
-                        isPC: parts.isPC, tripleFaultResets: parts.tripleFaultResets)), rips: rips)
+                        isPC: parts.isPC, tripleFaultResets: parts.tripleFaultResets)), places: places)
         } catch {
             throw .kvm(error)
         }
+    }
+
+    private static func prefault(
+        _ memory: GuestMemory, _ vcpu: borrowing VCPU, _ system: borrowing System
+    ) throws(MachineError) -> Prefault {
+        try memory.populate()
+        guard system.check(.preFaultMemory) > 0 else {
+            return .populated("KVM maps nothing ahead here: KVM_PRE_FAULT_MEMORY takes Linux 6.11 and nested paging")
+        }
+        return memory.map(into: vcpu).map(Prefault.populated) ?? .mapped
     }
 
     /// Interrupt controllers, timers and memory: all that must be there before the first vCPU.

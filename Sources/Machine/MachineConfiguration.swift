@@ -29,8 +29,13 @@ public struct MachineConfiguration: Sendable {
     public var intervals: IntervalConfiguration?
     /// Counters that go on from an earlier machine's; nil: new ones.
     public var counters: MachineCounters?
-    /// Tally exits by the guest's RIP as well.
-    public var talliesByRIP = false
+    /// What the guest's CPUID is to say otherwise than KVM and this machine would have it. APIC IDs and topology stay each
+    /// vCPU's own.
+    public var cpuidEdits: [CPUIDEdit] = []
+    /// Have RAM there, and mapped where KVM can, before the guest's first instruction.
+    public var prefaults = false
+    /// Tally exits also by where they come from.
+    public var places: Set<PlaceAxis> = []
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
     package var hasPCTimers = false
     /// Of a bare-metal guest.

@@ -39,8 +39,9 @@ public struct Refusal: Error, Equatable, CustomStringConvertible, Sendable {
         case interruptControllers = "interrupt controllers"
         case commandLine = "the guest's command line"
         case liveCPUID = "live CPUID"
-        case talliesByRIP = "tally by RIP"
+        case placesOfCode = "tally by RIP"
         case network = "network card"
+        case cpuid = "the guest's CPUID"
         case devices
         case bench
     }

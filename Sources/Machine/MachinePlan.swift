@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CLinuxKVM
+import ExitStats
 import KVM
 
 /// A machine before anything of it is built: what the user asked for, settled against what this host's KVM can do.
@@ -39,9 +40,9 @@ struct MachinePlan: ~Copyable {
         guard configuration.cpus > 0, configuration.cpus <= limit else {
             throw .refused(.vcpus, "\(configuration.cpus) asked for", "KVM allows 1 to \(limit)")
         }
-        if configuration.talliesByRIP, system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
+        if configuration.places.contains(.rip), system.check(.syncRegs) & Int32(KVM_SYNC_X86_REGS) == 0 {
             throw .refused(
-                .talliesByRIP, "KVM does not show registers at exits (KVM_CAP_SYNC_REGS)", "use Linux 4.17 or newer")
+                .placesOfCode, "KVM does not show registers at exits (KVM_CAP_SYNC_REGS)", "use Linux 4.17 or newer")
         }
         configuration.tallyPage = configuration.tallyPage && system.check(.readOnlyMem) > 0
         var table = try lifted { () throws(KVMError) in try system.supportedCPUID() }

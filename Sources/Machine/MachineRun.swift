@@ -20,8 +20,8 @@ extension Machine {
         let wall = monotonicNanoseconds() - start
         let kernel = statistics.read().difference(since: before)
         return RunResult(
-            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, rips: ripSnapshot(),
-            anchors: configuration.talliesByRIP ? anchors() : [], kernel: kernel,
+            end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, places: placeSnapshots(),
+            anchors: configuration.places.contains(.rip) ? anchors() : [], kernel: kernel,
             hardware: host.exits(kernel), time: VCPUTime(statistics: kernel.counter),
             boot: marker.note.map { note in
                 let kernel = note.kernel.difference(since: before)
@@ -30,7 +30,7 @@ extension Machine {
                     userspace: note.tallies.sum() ?? .none(of: .vmm, .kvm),
                     kernel: kernel, hardware: host.exits(kernel))
             },
-            sandbox: sandbox.state,
+            prefault: prefault, sandbox: sandbox.state,
             leaf: LeafReport(
                 mode: liveCPUID.name,
                 answered: vcpus.reduce(LeafReport.Answered()) { $0 + $1.loop.rare.interposer.answered },
@@ -44,9 +44,10 @@ extension Machine {
             marks: recorder?.marks ?? [])
     }
 
-    private func ripSnapshot() -> RIPSnapshot? {
-        guard configuration.talliesByRIP else { return nil }
-        return vcpus.compactMap(\.rips).reduce(into: RIPSnapshot()) { $0.merge($1.snapshot()) }
+    private func placeSnapshots() -> [PlaceAxis: PlaceSnapshot] {
+        configuration.places.reduce(into: [:]) { snapshots, axis in
+            snapshots[axis] = vcpus.compactMap(\.places).reduce(into: PlaceSnapshot()) { $0.merge($1.snapshot(axis)) }
+        }
     }
 
     /// How the run ended; a reset or halt behind a panic is one.

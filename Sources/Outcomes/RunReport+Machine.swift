@@ -16,6 +16,12 @@ extension RunReport {
             leaf: Leaf(
                 mode: result.leaf.mode, answered: result.leaf.answered.total, last: result.leaf.last,
                 readings: result.leaf.readings, meaningless: result.leaf.meaningless.values.reduce(0, &+)),
+            prefault: result.prefault.map { prefault in
+                switch prefault {
+                case .mapped: .mapped
+                case .populated(let reason): .populated(reason)
+                }
+            },
             sandbox: result.sandbox.map { Sandbox(landlock: $0.landlock, jail: $0.jail) })
         intervals = result.intervals.map(Interval.init)
         marks = result.marks.map(Mark.init)

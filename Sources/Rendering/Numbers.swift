@@ -32,3 +32,14 @@ package func fixed(_ value: Double, _ decimals: Int) -> String {
 package func padded(_ text: String, _ width: Int) -> String {
     text + String(repeating: " ", count: max(text.isEmpty ? 0 : 1, width - text.count))
 }
+
+/// TSC cycles as nanoseconds; nil where the TSC's frequency is not known.
+///
+/// - Parameter kHz: of the TSC; 0: unknown.
+package func nanoseconds(_ cycles: UInt64, kHz: UInt32) -> UInt64? {
+    guard kHz > 0 else { return nil }
+    let product = cycles.multipliedFullWidth(by: 1_000_000)
+    guard product.high < UInt64(kHz) else { return .max }
+    let (quotient, remainder) = UInt64(kHz).dividingFullWidth(product)
+    return quotient + (remainder * 2 >= UInt64(kHz) ? 1 : 0)
+}

@@ -17,7 +17,8 @@ enum Advice {
         case .interruptControllers: "--irqchip, --acpi"
         case .commandLine: "--append"
         case .liveCPUID: "--live-cpuid"
-        case .talliesByRIP: "--by-rip"
+        case .placesOfCode: "--by rip"
+        case .cpuid: "--cpuid"
         case .network: "--net tap=NAME"
         case .devices: "--disk, --net, --rng, --console"
         case .bench: nil

@@ -7,6 +7,7 @@ import Linux
 import Machine
 import Outcomes
 import ProbeImage
+import Rendering
 import Reports
 import ThisHost
 
@@ -22,7 +23,8 @@ struct BenchCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Only these kinds, of those that --list names; may be given several times.", valueName: "name,..."))
+            "Only these kinds, of those that --list names; may be given several times.", valueName: "name,..."),
+        completion: .list(BenchKind.catalogue.map(\.name)))
     var only: [String] = []
 
     @Option(help: "For all kinds together.")
@@ -43,16 +45,15 @@ struct BenchCommand: ParsableCommand {
     @Flag(help: "Name the kinds and end.")
     var list = false
 
-    @Flag(help: "Print one JSON object (schema vmtally.bench/1) instead of the table.")
-    var json = false
+    @OptionGroup var documents: DocumentOptions
 
-    @Option(help: ArgumentHelp("Also write the JSON to this file.", valueName: "file"))
+    @Option(help: ArgumentHelp("The same as --json with a file.", valueName: "file"), completion: .file())
     var output: String?
 
-    @Option(help: ArgumentHelp("Also write a page for a browser to this file.", valueName: "file"))
+    @Option(help: ArgumentHelp("Also write a page for a browser to this file.", valueName: "file"), completion: .file())
     var html: String?
 
-    @Option(help: ArgumentHelp("Compare with an earlier run's JSON.", valueName: "file"))
+    @Option(help: ArgumentHelp("Compare with an earlier run's JSON.", valueName: "file"), completion: .file())
     var baseline: String?
 
     @Option(
@@ -62,7 +63,8 @@ struct BenchCommand: ParsableCommand {
     var failAbove: Share?
 
     @Option(
-        name: .customLong("from"), help: ArgumentHelp("Report this run's JSON; measure nothing.", valueName: "file"))
+        name: .customLong("from"), help: ArgumentHelp("Report this run's JSON; measure nothing.", valueName: "file"),
+        completion: .file())
     var source: String?
 
     func validate() throws {
@@ -89,21 +91,23 @@ struct BenchCommand: ParsableCommand {
         var named = NamedFiles()
         named.input("--baseline", baseline)
         named.input("--from", source)
+        documents.name(&named)
         named.output("--output", output)
         named.output("--html", html)
         try named.check()
         let earlier = try baseline.map(Self.read)
         // A run may be long: better now than after it.
+        let files = try documents.open()
         let outputFile = try Self.open(output)
         let page = try Self.open(html)
         let (document, signal) = try source.map { (try Self.read($0), nil) } ?? measure()
         let comparison = earlier.map { BenchComparison(document, to: $0) }
         try outputFile?.replaceContents(with: document.json() + "\n")
         try page?.replaceContents(with: BenchPage(document, comparison: comparison).html())
-        if json {
-            print(try document.json())
-        } else {
-            say(BenchTable(document, comparison: comparison).lines().joined(separator: "\n"))
+        let table = BenchTable(document, comparison: comparison, width: Terminal.columns(STDOUT_FILENO))
+        try files.write(json: document.json(), csv: table.csv)
+        if !documents.takeStandardOutput, output != "-" {
+            say(table.lines().joined(separator: "\n"))
         }
         if let signal { throw ExitCode(128 + signal) }
         guard document.exact else { throw Failure("counts differ from the exits that the guest made: see the table") }

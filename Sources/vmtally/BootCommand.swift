@@ -5,6 +5,7 @@ import Boots
 import Glibc
 import GuestCode
 import Machine
+import Rendering
 import Reports
 import ThisHost
 
@@ -28,14 +29,23 @@ struct BootCommand: ParsableCommand {
     var label = "boot"
 
     @Option(
-        name: .shortAndLong,
-        help: ArgumentHelp("Write the recording (JSON) here; - is standard output.", valueName: "file"))
+        name: [.customShort("o"), .customLong("output"), .customLong("json")],
+        help: ArgumentHelp("Write the recording (JSON) here; - is standard output.", valueName: "file"),
+        completion: .file())
     var output: String?
 
-    @Option(help: ArgumentHelp("bzImage or vmlinux. (default: that of make guest)", valueName: "file"))
+    @Option(
+        help: ArgumentHelp(
+            "Write a line of comma-separated values for each boot here; - is standard output.", valueName: "file"),
+        completion: .file())
+    var csv: String?
+
+    @Option(
+        help: ArgumentHelp("bzImage or vmlinux. (default: that of make guest)", valueName: "file"), completion: .file())
     var kernel: String?
 
-    @Option(help: ArgumentHelp("Initial RAM disk. (default: that of make guest)", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Initial RAM disk. (default: that of make guest)", valueName: "file"), completion: .file())
     var initrd: String?
 
     @Option(help: ArgumentHelp("More words for the kernel's command line.", valueName: "words"))
@@ -54,11 +64,14 @@ struct BootCommand: ParsableCommand {
         parsing: .upToNextOption,
         help: ArgumentHelp(
             "Boot all combinations: cpus=1,4 console=virtio,8250 memory=256,512 kernel=FILE,FILE.",
-            valueName: "key=value,..."))
+            valueName: "key=value,..."), completion: .list(["cpus=", "console=", "memory=", "kernel="]))
     var matrix: [String] = []
 
     @Option(help: "Boots at a time.")
     var parallel = 1
+
+    @Flag(help: "Give the guest its RAM before the start, as run --prefault does: not of the protocol.")
+    var prefault = false
 
     @Option(
         help: ArgumentHelp(
@@ -73,7 +86,8 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Names of the guest's kernel code: vmlinux, System.map or kallsyms.", valueName: "file"))
+            "Names of the guest's kernel code: vmlinux, System.map or kallsyms.", valueName: "file"),
+        completion: .file())
     var symbols: String?
 
     @Flag(inversion: .prefixedNo, help: "Have the guest print its log after the marker, for exits by boot phase.")
@@ -96,6 +110,7 @@ struct BootCommand: ParsableCommand {
         guard markerText == nil || vmm == nil else {
             throw ValidationError("--marker-text goes with vmtally's own console, not with --vmm.")
         }
+        guard !prefault || vmm == nil else { throw ValidationError("--prefault is of vmtally's own machine.") }
         _ = try setups()
     }
 
@@ -109,11 +124,14 @@ struct BootCommand: ParsableCommand {
         }
         named.input("--symbols", symbols)
         named.output("--output", output)
+        named.output("--csv", csv)
         try named.check()
         let file = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
+        let values = if let csv { try OutputFile(path: csv) } else { nil as OutputFile? }
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let host = HostIdentity(tscKHz: 0)
         let isQuiet = quiet
+        LinuxHost.warn()
         let session = BootSession(
             setups: setups, runs: runs, seed: seed, symbols: symbols,
             progress: { line in if !isQuiet { StandardError.print(line) } },
@@ -129,11 +147,14 @@ struct BootCommand: ParsableCommand {
             Patience.limit(nanoseconds: 1_000_000_000)
         }
         if !quiet, !recording.configurations.isEmpty {
-            let table = BootTable(recording).lines().joined(separator: "\n")
-            if output == "-" { StandardError.print(table) } else { say(table) }
+            let isTaken = output == "-" || csv == "-"
+            let width = Terminal.columns(isTaken ? STDERR_FILENO : STDOUT_FILENO)
+            let table = BootTable(recording, width: width).lines().joined(separator: "\n")
+            if isTaken { StandardError.print(table) } else { say(table) }
         }
-        if output != nil, !recording.configurations.isEmpty {
-            try file?.replaceContents(with: recording.json())
+        if !recording.configurations.isEmpty {
+            if output != nil { try file?.replaceContents(with: recording.json()) }
+            if csv != nil { try values?.replaceContents(with: BootTable(recording).csv.text) }
         }
         if let signal = session.interrupted {
             let made = recording.configurations.reduce(0) { $0 + $1.runs.count }
@@ -152,6 +173,7 @@ struct BootCommand: ParsableCommand {
         var base = BootSetup(
             kernel: "", initrd: initrd, console: console, cpus: cpus, memoryMiB: memory, words: append ?? "",
             vmm: vmm, markerText: markerText, printsLog: log, timeout: timeout)
+        base.prefaults = prefault
         let ownKernel = try kernel ?? (matrix.contains { $0.hasPrefix("kernel=") } ? "" : ready.kernel)
         base.kernel = ownKernel
         if initrd == nil, kernel == nil {

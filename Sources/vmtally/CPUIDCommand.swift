@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
 import KVM
+import Rendering
 import Reports
 import ThisHost
 
@@ -15,8 +16,7 @@ struct CPUIDCommand: ParsableCommand {
             """
     )
 
-    @Flag(help: "Print one JSON object.")
-    var json = false
+    @OptionGroup var documents: DocumentOptions
 
     @Flag(help: "Print registers only, as `cpuid -1 -r` does.")
     var raw = false
@@ -27,11 +27,13 @@ struct CPUIDCommand: ParsableCommand {
     @Option(name: .customLong("of"), help: "Whose table: supported, emulated or vcpu.")
     var source = CPUIDReport.Source.supported
 
-    @Option(help: ArgumentHelp("KVM's device.", valueName: "path"))
+    @Option(help: ArgumentHelp("KVM's device.", valueName: "path"), completion: .file())
     var device = "/dev/kvm"
 
     func validate() throws {
-        if json && raw { throw ValidationError("--json and --raw exclude each other: leave one out.") }
+        if documents.takeStandardOutput && raw {
+            throw ValidationError("--json and --raw exclude each other on standard output: leave one out.")
+        }
     }
 
     func run() throws {
@@ -44,7 +46,7 @@ struct CPUIDCommand: ParsableCommand {
             let report = HostReport(
                 facts: facts, path: device, file: HostFacts.DeviceFile(path: device),
                 kvm: .failure(HostReport.Problem(error)))
-            if !json && !raw {
+            if !documents.takeStandardOutput && !raw {
                 try write("Host CPU: \(facts.cpu ?? "unknown"), \(facts.vendor ?? "vendor unknown")\n", to: "-")
             }
             let remedy = report.device.remedy.map { ". \($0)" } ?? ""
@@ -57,7 +59,10 @@ struct CPUIDCommand: ParsableCommand {
                 "Leaf 0x\(String(leaf, radix: 16)) is not in the \(source.rawValue) table. "
                     + "`vmtally cpuid --of \(source.rawValue) --raw` lists the leaves that are.")
         }
-        try write(raw ? report.raw() : json ? report.json() + "\n" : report.text(), to: "-")
+        try documents.open().write(json: report.json(), csv: report.csv)
+        if !documents.takeStandardOutput {
+            try write(raw ? report.raw() : report.text(width: Terminal.proseColumns), to: "-")
+        }
     }
 
     private static func table(_ source: CPUIDReport.Source, _ path: String) throws(KVMError) -> CPUIDTable {
@@ -85,10 +90,9 @@ extension CPUIDReport.Leaf {
     }
 }
 
-/// A number as C writes it: `0x40000001` or `13`.
 private func parseLeaf(_ text: String) throws -> UInt32 {
-    let lower = text.lowercased()
-    let value = lower.hasPrefix("0x") ? UInt32(lower.dropFirst(2), radix: 16) : UInt32(lower)
-    guard let value else { throw ValidationError("'\(text)' is no CPUID leaf: give a number such as 0x40000001.") }
+    guard let value = number(text) else {
+        throw ValidationError("'\(text)' is no CPUID leaf: give a number such as 0x40000001.")
+    }
     return value
 }

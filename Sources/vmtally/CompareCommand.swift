@@ -4,6 +4,7 @@ import BootRecords
 import Glibc
 import Linux
 import Machine
+import Rendering
 import Reports
 
 /// `vmtally compare`
@@ -19,7 +20,9 @@ struct CompareCommand: ParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("Recordings of vmtally boot.", valueName: "file"))
+    @Argument(
+        help: ArgumentHelp("Recordings of vmtally boot.", valueName: "file"),
+        completion: .custom { _, _, prefix in Completions.recordings(prefix) })
     var files: [String]
 
     @Option(
@@ -28,10 +31,17 @@ struct CompareCommand: ParsableCommand {
             valueName: "share"), transform: Share.init)
     var failAbove: Share?
 
-    @Option(help: ArgumentHelp("Write the comparison as JSON here; - is standard output.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Write the comparison as JSON here; - is standard output.", valueName: "file"),
+        completion: .file())
     var json: String?
 
-    @Option(help: ArgumentHelp("Write it as a self-contained page here.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Write it as comma-separated values here; - is standard output.", valueName: "file"),
+        completion: .file())
+    var csv: String?
+
+    @Option(help: ArgumentHelp("Write it as a self-contained page here.", valueName: "file"), completion: .file())
     var html: String?
 
     @Flag(help: "Show also what did not change.")
@@ -48,6 +58,7 @@ struct CompareCommand: ParsableCommand {
         var named = NamedFiles()
         for file in files { named.input("the recording", Self.path(file).path) }
         named.output("--json", json)
+        named.output("--csv", csv)
         named.output("--html", html)
         try named.check()
         var recordings = try files.map(Self.read)
@@ -71,9 +82,10 @@ struct CompareCommand: ParsableCommand {
                     .joined(separator: "; ") + ". FILE:WORDS picks one of each")
         }
         let report = BootComparisonReport(comparisons, limit: failAbove?.value, showsAll: all)
-        if json != "-" {
-            say(report.lines().joined(separator: "\n"))
+        if json != "-", csv != "-" {
+            say(report.lines(width: Terminal.columns(STDOUT_FILENO)).joined(separator: "\n"))
         }
+        if let csv { try write(report.csv.text, to: csv) }
         if let json { try write(report.json() + "\n", to: json) }
         if let html { try write(BootComparisonPage(comparisons, limit: failAbove?.value).page.html(), to: html) }
         if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }

@@ -6,6 +6,7 @@ import Linux
 import Machine
 import Outcomes
 import ProbeImage
+import Rendering
 import Reports
 import ThisHost
 
@@ -28,8 +29,7 @@ struct DemoCommand: ParsableCommand {
     @Flag(help: "Also show what the guest wrote to its serial port.")
     var serial = false
 
-    @Flag(help: "Print the run as JSON (schema vmtally.run/1) and nothing else.")
-    var json = false
+    @OptionGroup var documents: DocumentOptions
 
     @OptionGroup(title: "Sandbox")
     var sandbox: SandboxOptions
@@ -48,6 +48,9 @@ struct DemoCommand: ParsableCommand {
         configuration.timeoutMilliseconds = 60_000
         configuration.endingSignals = EndingSignal.all
         configuration.sandbox = try sandbox.configuration()
+        let isConfined = configuration.sandbox.scope == .process
+        let files = try documents.open(confined: isConfined)
+        let width = Terminal.columns(STDOUT_FILENO)
         let machine = try Machine(configuration, elf: ProbeImage.elf)
         // After the run no file can be opened any more.
         let host = HostIdentity(tscKHz: machine.tscKHz)
@@ -60,18 +63,19 @@ struct DemoCommand: ParsableCommand {
         }
         let run = RunReport(result, of: machine)
         let report = DemoReport(run, probe: probe)
-        if json {
-            print(try RunDocument(run, host: host, version: VMTally.version).json())
-        } else {
+        let table = RunTable(run, width: width)
+        let document = RunDocument(run, host: host, version: VMTally.version)
+        try files.write(json: document.json(), csv: table.csv)
+        if !documents.takeStandardOutput {
             if serial {
                 print(String(decoding: machine.output.captured, as: UTF8.self))
             }
             print("host: \(host.cpu), Linux \(host.kernel), \(host.backend)")
             print("live CPUID: \(machine.liveCPUID.name)" + (machine.liveCPUID.shortfall.map { " (\($0))" } ?? ""))
             print("")
-            print(report.lines().joined(separator: "\n"))
+            print(report.lines(width: width).joined(separator: "\n"))
             print("")
-            print(RunTable(run).lines().joined(separator: "\n"))
+            print(table.lines().joined(separator: "\n"))
         }
         guard report.isRight else {
             throw Failure("the two views of the tally differ: please report this with the output of vmtally host")

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import Glibc
 
 /// `vmtally export`: the program vmtally-export beside this one.
 struct ExportCommand: ParsableCommand {
@@ -13,6 +14,9 @@ struct ExportCommand: ParsableCommand {
     var arguments: [String] = []
 
     func run() throws {
-        try Installation.become("vmtally-export", arguments)
+        let name = "vmtally-export"
+        let error = Installation.become(name, arguments)
+        guard error == ENOENT else { throw Failure("\(name): \(String(cString: strerror(error)))") }
+        throw Failure("\(name) is not here yet. \(Installation.companionRemedy(name)).")
     }
 }

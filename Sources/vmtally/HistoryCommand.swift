@@ -9,10 +9,36 @@ struct HistoryCommand: ParsableCommand {
         discussion: "A program of its own, vmtally-history: `make history`, or the package of that name."
     )
 
-    @Argument(parsing: .captureForPassthrough, help: ArgumentHelp("See vmtally history help.", valueName: "arguments"))
+    @Argument(
+        parsing: .captureForPassthrough, help: ArgumentHelp("See vmtally history help.", valueName: "arguments"),
+        completion: .custom { words, _, prefix in Completions.history(words, prefix) })
     var arguments: [String] = []
 
+    /// Of `vmtally history help`, which the program itself has in full.
+    static let overview = """
+        OVERVIEW: Recordings of boots in one SQLite file: how a project's boot goes over its commits.
+
+        USAGE: vmtally history <subcommand> [--db <file>]
+
+        SUBCOMMANDS:
+          add [--revision <commit>] <file>     Add a recording of vmtally boot.
+          list                                 What the history holds.
+          trend [--only <words>]               Medians of each configuration, recording by recording.
+          compare [--fail-above <share>] <file>
+                                               Compare a recording with the newest one.
+          remove <number>                      Remove a recording.
+
+        """
+
     func run() throws {
-        try Installation.become("vmtally-history", arguments)
+        let name = "vmtally-history"
+        let error = Installation.become(name, arguments)
+        guard error == ENOENT else { throw Failure("\(name): \(String(cString: strerror(error)))") }
+        // What it would say, as far as it can be said without it.
+        let isQuestion = arguments.first.map { ["help", "--help", "-h"].contains($0) } ?? true
+        let remedy = "\(name) is not here yet. \(Installation.companionRemedy(name))\(Installation.companionCost)."
+        guard isQuestion else { throw Failure(remedy) }
+        print(Self.overview + "\n" + remedy)
+        if arguments.isEmpty { throw ExitCode(EXIT_FAILURE) }
     }
 }

@@ -4,6 +4,7 @@ import Glibc
 import KVM
 import Machine
 import Outcomes
+import Rendering
 import Reports
 import ThisHost
 
@@ -19,10 +20,9 @@ struct HostCommand: ParsableCommand {
             """
     )
 
-    @Flag(help: "Print one JSON object.")
-    var json = false
+    @OptionGroup var documents: DocumentOptions
 
-    @Option(help: ArgumentHelp("KVM's device.", valueName: "path"))
+    @Option(help: ArgumentHelp("KVM's device.", valueName: "path"), completion: .file())
     var device = "/dev/kvm"
 
     func run() throws {
@@ -30,7 +30,10 @@ struct HostCommand: ParsableCommand {
         let report = HostReport(
             facts: HostFacts(), path: device, file: HostFacts.DeviceFile(path: device), kvm: kvm, probe: probe,
             exitModule: Self.exitModule())
-        try write(json ? report.json() + "\n" : report.text(), to: "-")
+        try documents.open().write(json: report.json(), csv: report.csv)
+        if !documents.takeStandardOutput {
+            try write(report.text(width: Terminal.proseColumns), to: "-")
+        }
         if case .failure(let problem) = kvm {
             throw Failure(problem.what + (report.device.remedy.map { ". \($0)" } ?? ""))
         }

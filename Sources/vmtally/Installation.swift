@@ -12,19 +12,27 @@ enum Installation {
     }()
     /// The emulated hosts' runner.
     static var lab: String { share + "/Lab/run" }
+    /// What to type for it.
+    static var labCommand: String { isInstalled ? "vmtally-lab" : "Lab/run" }
     /// How to get the lab, where it is missing.
     static var labRemedy: String {
         isInstalled ? "install vmtally-lab" : "run it from the build folder of a source checkout"
     }
     /// Becomes a program of its own that a subcommand stands for: `vmtally-history`.
-    static func become(_ name: String, _ arguments: [String]) throws {
+    ///
+    /// - Returns: errno, when it cannot.
+    static func become(_ name: String, _ arguments: [String]) -> Int32 {
         let program = (isInstalled ? libexec : programFolder) + "/" + name
         var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
         execv(program, &argv)
-        // Its package, or its goal in the Makefile.
-        let remedy = isInstalled ? "Install \(name)" : "Run make \(name.split(separator: "-").last ?? "")"
-        throw Failure("\(program): \(String(cString: strerror(errno))). \(remedy)")
+        return errno
     }
+    /// How to get it, where it is missing: its package, or its goal in the Makefile.
+    static func companionRemedy(_ name: String) -> String {
+        isInstalled ? "Install \(name)" : "Run make \(name.split(separator: "-").last ?? "")"
+    }
+    /// What that takes.
+    static var companionCost: String { isInstalled ? "" : " (it brings SQLite: a minute or two)" }
     /// The Linux guest that is run when none is named.
     static var guestFolder: String { isInstalled ? cache + "/guest" : programFolder + "/guest" }
     static var guestRemedy: String { isInstalled ? "run vmtally-guest" : "run make guest" }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import ExitStats
 import Glibc
 import GuestCode
 import KVM
 import Linux
 import Machine
 import Outcomes
+import Rendering
 import Reports
 import ThisHost
 
@@ -19,16 +21,16 @@ struct RunCommand: ParsableCommand {
             """
     )
 
-    @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).")
+    @Option(help: "A static ELF64 x86-64 guest (docs/guests.md).", completion: .file())
     var guest: String?
 
-    @Option(help: "A Linux kernel: bzImage or vmlinux. Without any guest: that of make guest.")
+    @Option(help: "A Linux kernel: bzImage or vmlinux. Without any guest: that of make guest.", completion: .file())
     var kernel: String?
 
-    @Option(help: "A Multiboot 1 image.")
+    @Option(help: "A Multiboot 1 image.", completion: .file())
     var multiboot: String?
 
-    @Option(help: "The kernel's initial RAM disk.")
+    @Option(help: "The kernel's initial RAM disk.", completion: .file())
     var initrd: String?
 
     @Option(help: "The kernel's command line. (default: quiet console=... panic=-1)")
@@ -40,7 +42,7 @@ struct RunCommand: ParsableCommand {
     )
     var console: DeviceConfiguration.Console?
 
-    @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.")
+    @Option(help: "A disk of the Linux guest: FILE or FILE,ro. May be given again.", completion: .file())
     var disk: [String] = []
 
     @Option(help: "A network card of the Linux guest: tap=NAME. May be given again.")
@@ -59,6 +61,13 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Guest RAM in MiB. (default: 16, for Linux 512)")
     var memory: Int?
 
+    @Flag(
+        help: """
+            Give the guest its RAM before the start: pages of the host, which KVM maps where it can (Linux 6.11). \
+            Spares first touches.
+            """)
+    var prefault = false
+
     @Option(help: "Where the serial port goes: stdio, none or file=PATH.")
     var serial = SerialOption.stdio
 
@@ -67,6 +76,16 @@ struct RunCommand: ParsableCommand {
             "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host, or off: a snapshot from before the start."
     )
     var liveCpuid = LiveCPUIDMode.auto
+
+    @Option(
+        name: .customLong("cpuid"), parsing: .unconditionalSingleValue,
+        help: ArgumentHelp(
+            """
+            What the guest's CPUID is to say: LEAF[.SUB]:REG=VALUE, or -FEATURE to take one away, as -X2APIC. May be \
+            given again.
+            """, valueName: "edit"), completion: .list(CPUIDFeatureNames.all.map { "-\($0)" }),
+        transform: CPUIDEditOption.init)
+    var cpuidEdits: [CPUIDEditOption] = []
 
     @Option(help: "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off.")
     var tallyPage = OnOff.on
@@ -85,13 +104,28 @@ struct RunCommand: ParsableCommand {
         help: "ACPI tables: reduced, or full: PM registers, PM timer, PIC, PIT, clock. (default: full for Multiboot)")
     var acpi: DeviceConfiguration.ACPI?
 
-    @Option(help: "Also tally exits by the guest's RIP, and show the N places with the most.")
+    @Option(
+        parsing: .upToNextOption,
+        help: ArgumentHelp(
+            """
+            Also tally exits by port, msr, address (guest physical) or rip (the guest's code), and show the N places \
+            with the most. (default of N: 20)
+            """, valueName: "axis> [<N"),
+        completion: .list(PlaceAxis.allCases.map(\.rawValue)))
+    var by: [String] = []
+
+    @Option(help: "The same as --by rip N.")
     var byRip: Int?
 
-    @Option(help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)")
+    @Option(
+        help: "Names of the guest's code: vmlinux, System.map or kallsyms. (default: the guest's own)",
+        completion: .file())
     var symbols: String?
 
-    @Option(help: "Write the tally as JSON to this file; - is standard output.")
+    @Option(
+        name: [.customLong("stats-json"), .customLong("json")],
+        help: ArgumentHelp("Write the tally as JSON to this file; - is standard output.", valueName: "file"),
+        completion: .file())
     var statsJson: String?
 
     @Option(
@@ -113,6 +147,12 @@ struct RunCommand: ParsableCommand {
             at the end (docs/guests.md).
             """)
     var onReset = ResetPolicy.end
+
+    @Option(
+        help: ArgumentHelp(
+            "Write the tally as comma-separated values to this file; - is standard output.", valueName: "file"),
+        completion: .file())
+    var csv: String?
 
     @Option(help: "End the run after so many seconds.")
     var timeout: Double?
@@ -146,11 +186,9 @@ struct RunCommand: ParsableCommand {
         guard net.allSatisfy({ $0.hasPrefix("tap=") && $0.count > 4 }) else {
             throw ValidationError("--net takes tap=NAME.")
         }
-        if let byRip, !(1...10_000).contains(byRip) {
-            throw ValidationError("--by-rip takes a number of places, 1 to 10000.")
-        }
+        _ = try PlaceOptions(by, byRip)
         guard symbols == nil || needsSymbols else {
-            throw ValidationError("--symbols goes with --by-rip and --cpuid-site SYMBOL.")
+            throw ValidationError("--symbols goes with --by rip and --cpuid-site SYMBOL.")
         }
         guard cpuidSite.isEmpty || liveCpuid == .auto || liveCpuid == .sites else {
             throw ValidationError("--cpuid-site goes with --live-cpuid auto and sites.")
@@ -167,7 +205,9 @@ struct RunCommand: ParsableCommand {
                 throw ValidationError(
                     "--on-reset restart needs --no-sandbox: a confined process can make no second VM.")
             }
-            guard byRip == nil else { throw ValidationError("--by-rip counts one boot: leave out --on-reset restart.") }
+            guard byRip == nil, by.isEmpty else {
+                throw ValidationError("--by counts one boot: leave out --on-reset restart.")
+            }
         }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
@@ -184,16 +224,20 @@ struct RunCommand: ParsableCommand {
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
         configuration.liveCPUID = liveCpuid
         configuration.tallyPage = tallyPage == .on
+        configuration.prefaults = prefault
+        configuration.cpuidEdits = cpuidEdits.map(\.edit)
         configuration.irqchip = irqchip
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = EndingSignal.all
         let serialFile = try serial.open()
         configuration.serial = serialFile.target
         configuration.devices = devices
-        configuration.talliesByRIP = byRip != nil
+        let axes = try PlaceOptions(by, byRip).tops
+        configuration.places = Set(axes.map(\.axis))
         // A run may be long: better now than after it.
         let stats =
             if let statsJson { try OutputFile(path: statsJson, confined: isConfined) } else { nil as OutputFile? }
+        let values = if let csv { try OutputFile(path: csv, confined: isConfined) } else { nil as OutputFile? }
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         if let interval {
@@ -201,15 +245,19 @@ struct RunCommand: ParsableCommand {
         }
         let first = try makeMachine(configuration)
         serialFile.truncate()
+        // Asked now: a sandbox may not let us.
+        let width = Terminal.columns(STDERR_FILENO)
         // After the run no file can be opened any more.
         let host = statsJson.map { _ in HostIdentity(tscKHz: first.tscKHz) }
         if interval != nil, !quiet { StandardError.print(IntervalLines.header) }
         let (machine, result, report) = try boots(first, configuration)
         limitPatience(result.end)
-        let places = byRip.flatMap { count in
-            result.rips.map {
-                RIPReport(
-                    $0, top: count, symbols: symbols ?? machine.kernelSymbols(result.anchors), anchors: result.anchors)
+        let places = axes.compactMap { axis, count in
+            result.places[axis].map {
+                PlaceReport(
+                    axis, $0, top: count, allExits: result.total.total,
+                    symbols: axis == .rip ? symbols ?? machine.kernelSymbols(result.anchors) : nil,
+                    anchors: result.anchors)
             }
         }
         if let remark = result.end.remark {
@@ -221,6 +269,7 @@ struct RunCommand: ParsableCommand {
         if result.withheldMessages > 0 {
             warn("and \(result.withheldMessages) more messages about devices, withheld")
         }
+        let table = RunTable(report, places: places, width: width)
         if !quiet {
             if let shortfall = machine.liveCPUID.shortfall {
                 warn("live CPUID: \(machine.liveCPUID.name): \(shortfall)")
@@ -231,10 +280,11 @@ struct RunCommand: ParsableCommand {
             if !result.leaf.meaningless.isEmpty {
                 warn(Self.advice(meaningless: result.leaf.meaningless))
             }
-            StandardError.print(RunTable(report, byRIP: places).lines().joined(separator: "\n"))
+            StandardError.print(table.lines().joined(separator: "\n"))
         }
+        try values?.replaceContents(with: table.csv.text)
         if let host {
-            let document = RunDocument(report, host: host, version: VMTally.version, byRIP: places)
+            let document = RunDocument(report, host: host, version: VMTally.version, places: places)
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
@@ -286,6 +336,7 @@ struct RunCommand: ParsableCommand {
         for disk in disk { files.input("--disk", Self.diskOption(disk).path) }
         if case .file(let path) = serial { files.output("--serial", path) }
         files.output("--stats-json", statsJson)
+        files.output("--csv", csv)
         try files.check()
     }
 
@@ -330,7 +381,7 @@ struct RunCommand: ParsableCommand {
         return devices
     }
 
-    private var needsSymbols: Bool { byRip != nil || cpuidSite.contains { $0.address == nil } }
+    private var needsSymbols: Bool { byRip != nil || by.contains("rip") || cpuidSite.contains { $0.address == nil } }
 
     /// Those of the file that the user gave, else those that the guest brings.
     ///
@@ -350,6 +401,7 @@ struct RunCommand: ParsableCommand {
             let image = try FileImage(path: multiboot)
             return try Machine(configuration, .multiboot(image.bytes, commandLine: append ?? multiboot))
         }
+        LinuxHost.warn()
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)

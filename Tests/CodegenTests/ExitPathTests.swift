@@ -5,7 +5,7 @@ import Testing
 @Suite("Exit path, release build", .enabled(if: ReleaseBinary.isThere, "make test builds the release binary first"))
 struct ExitPathTests {
     private let loop = "$s7Machine8VCPULoopV3runyyF"
-    private let loopByRIP = "$s7Machine8VCPULoopV3runyy9ExitStats14RIPTallyWriterVF"
+    private let loopByPlace = "$s7Machine8VCPULoopV3runyyAA12PlaceTalliesV7WritersVF"
     private let run = "$s3KVM4VCPUV3runs5Int32VyF"
 
     /// What the loop calls: KVM_RUN, and what is rare and therefore out of line.
@@ -23,11 +23,11 @@ struct ExitPathTests {
         #expect(listing.violations(allowedCalls: rare + [run]) == [])
     }
 
-    @Test("the same of the loop that also tallies by RIP, which claims a place at its first exit")
-    func loopByRIPIsClean() throws {
-        let listing = try ReleaseBinary.listing(loopByRIP)
-        #expect(listing.instructions.count > 50, "no machine code of \(loopByRIP) in \(ReleaseBinary.path)")
-        #expect(listing.violations(allowedCalls: rare + [run, "8RIPTallyC6MemoryV4find"]) == [])
+    @Test("the same of the loop that also tallies by place, which claims one at its first exit")
+    func loopByPlaceIsClean() throws {
+        let listing = try ReleaseBinary.listing(loopByPlace)
+        #expect(listing.instructions.count > 50, "no machine code of \(loopByPlace) in \(ReleaseBinary.path)")
+        #expect(listing.violations(allowedCalls: rare + [run, "10PlaceTallyC6MemoryV4find"]) == [])
     }
 
     @Test("an exit that no device claims makes no call but KVM_RUN")

@@ -54,9 +54,12 @@ enum Lab {
 
     /// Runs one of Scripts in an emulated host with the guest of `make guest`; its output.
     ///
-    /// - Parameter files: names in the host's root, and where they are here.
+    /// - Parameters:
+    ///   - files: names in the host's root, and where they are here.
+    ///   - kernel: the host's; nil: the usual one.
     static func boot(
-        _ ground: String, script: String, _ arguments: [String], files: [String: String] = [:], seconds: Int = hang
+        _ ground: String, script: String, _ arguments: [String], files: [String: String] = [:], kernel: String? = nil,
+        seconds: Int = hang
     ) throws -> String {
         let all = [
             "bin/vmtally": path("build/vmtally"), "guest/vmlinuz": path("build/guest/vmlinuz"),
@@ -67,6 +70,7 @@ enum Lab {
         return try run(
             path("Lab/run"),
             [ground, "--memory", "1500", "--timeout", "\(seconds)"] + clock
+                + (kernel.map { ["--kernel", $0] } ?? [])
                 + all.flatMap { ["--file", $0.value + "=/" + $0.key] }
                 + ["--script", path("Tests/LabTests/Scripts/" + script), "--"] + arguments
         ).output

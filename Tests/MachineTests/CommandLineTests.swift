@@ -405,4 +405,111 @@ struct CommandLineTests {
         #expect(outcome.error.contains("asked 4 times for tally leaves without a meaning"), "\(outcome.error)")
         #expect(outcome.error.contains("0x4FFFFF10, 0x4FFFFFFC") && outcome.error.contains("docs/cpuid-abi.md"))
     }
+
+    // MARK: documents
+
+    @Test(
+        "--json and --csv: a file, - for standard output, and that is the word's default where nothing else can follow")
+    func documents() throws {
+        let guest = try folder.file("guest.elf", Self.worker.elf)
+        let outcome = try CommandLineTool.run(
+            """
+            set -e; cd $FOLDER
+            $VMTALLY run --live-cpuid off --guest guest.elf --json run.json --csv run.csv 2>table || test $? = 7
+            COLUMNS=200 $VMTALLY run --live-cpuid off --guest guest.elf 2>wide || test $? = 7
+            $VMTALLY demo --json demo.json --csv demo.csv >demo.txt
+            $VMTALLY demo --json >demo2.json; $VMTALLY demo --json - >demo3.json; $VMTALLY demo --csv >demo2.csv
+            $VMTALLY host --json >host.json; $VMTALLY host --csv host.csv | head -1
+            $VMTALLY cpuid --json=- >cpuid.json; $VMTALLY cpuid --csv >cpuid.csv
+            for f in *.json; do printf '%s ' $(sed 's/.*"schema":"\\([^"]*\\)".*/\\1/' $f); done; echo
+            ! $VMTALLY demo --json --csv 2>error; ! $VMTALLY cpuid --json --raw 2>error2
+            """, ["FOLDER": folder.path])
+        _ = guest
+        #expect(outcome.status == 0, "\(outcome.error)")
+        #expect(
+            outcome.output
+                == "Host\nvmtally.cpuid/1 vmtally.run/1 vmtally.run/1 vmtally.run/1 vmtally.host/1 vmtally.run/1 \n",
+            "\(outcome.output)")
+        let values = try #require(folder.text("run.csv"))
+        #expect(
+            values.hasPrefix("exits,of,access,count,cycles,ns,min,p50,p90,p99,p999,max\nuserspace,KVM_EXIT_IO,,101,"))
+        #expect(values.contains("\nuserspace,total,,151,") && values.contains("\nvcpu,0,,151,"))
+        #expect(values.contains("\nkernel,exits,,"))
+        for name in ["demo.csv", "demo2.csv"] { #expect(folder.text(name)?.hasPrefix("exits,of,") == true, "\(name)") }
+        #expect(folder.text("host.csv")?.contains(",KVM_CAP_USER_MEMORY,1,") == true)
+        #expect(folder.text("cpuid.csv")?.contains("\n0x40000000,") == true)
+        #expect(folder.text("error")?.contains("--json and --csv cannot both") == true)
+        let table = try #require(folder.text("table")).split(separator: "\n")
+        #expect(table.allSatisfy { $0.count <= 80 || $0.hasPrefix("(left out") }, "\(table)")
+        #expect(table.contains { $0.contains("p50 ns") } && !table.contains { $0.contains(" p99.9 ") })
+        #expect(folder.text("wide")?.contains(" p99.9 ") == true)
+        #expect(folder.text("demo.txt")?.contains("the guest's own checks") == true)
+    }
+
+    @Test(
+        "a Linux guest where KVM cannot boot one: said at once, with the lab's name", .enabled(if: Host.emulatesRing0))
+    func linuxOnPVM() throws {
+        _ = try folder.file("kernel", Self.spinner.elf)
+        let run = try CommandLineTool.run(
+            "cd $FOLDER; exec $VMTALLY run --kernel kernel --memory 64 --live-cpuid off --timeout 0.2 --quiet",
+            ["FOLDER": folder.path])
+        #expect(run.status == 124 && run.error.contains("kvm_pvm") && run.error.contains("Lab/run svm"), "\(run.error)")
+        let boot = try CommandLineTool.run(
+            "cd $FOLDER; exec $VMTALLY boot --kernel kernel --runs 1 --timeout 0.2 --console none",
+            ["FOLDER": folder.path])
+        #expect(boot.status == 1 && boot.error.hasPrefix("vmtally: KVM on this host is kvm_pvm"), "\(boot.error)")
+        #expect(try !self.run(Self.worker, "--guest $GUEST --quiet").error.contains("kvm_pvm"))
+    }
+
+    // MARK: completions
+
+    @Test(
+        "the shell completes files, kinds, configurations and history",
+        arguments: [
+            ("run --kernel aa", "aaa.img"), ("bench --only pio-ioev", "pio-ioeventfd"),
+            ("compare re", "recording.json"),
+            ("history tr", "trend"), ("history add re", "recording.json"), ("run --by po", "port"),
+            ("run --live-cpuid fa", "fault"),
+        ])
+    func completes(line: String, expected: String) throws {
+        for name in ["aaa.img", "recording.json"] { _ = try folder.file(name, Array("{}".utf8)) }
+        let words = line.split(separator: " ").map(String.init)
+        let script = """
+            cd $FOLDER; PATH=$(dirname $VMTALLY):$PATH
+            eval "$($VMTALLY --generate-completion-script bash)"
+            COMP_WORDS=(vmtally \(words.joined(separator: " "))); COMP_CWORD=\(words.count)
+            COMP_LINE="vmtally \(line)"; COMP_POINT=${#COMP_LINE}
+            $(complete -p vmtally | sed "s/.*-F \\([^ ]*\\) .*/\\1/") vmtally "\(words.last ?? "")" "\(words[words.count - 2])"
+            printf '%s\\n' "${COMPREPLY[@]}"
+            """
+        let outcome = try CommandLineTool.run("exec bash -c \"$SCRIPT\"", ["FOLDER": folder.path, "SCRIPT": script])
+        let offered = outcome.output.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }
+        #expect(offered.contains(expected), "\(outcome.output) \(outcome.error)")
+    }
+
+    @Test("configurations of a recording are offered behind the colon")
+    func completesConfigurations() throws {
+        let results = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../Benchmarks/results")
+        let file = results.standardizedFileURL.appending(path: "boot-svm-6.1.json").path
+        let word = file + ":cpus=1,"
+        // As the script for bash asks: the word's number, the cursor's place in it, all words.
+        let outcome = try CommandLineTool.run(
+            "exec $VMTALLY ---completion compare -- positional@0 2 \(word.utf8.count) vmtally compare \"$WORD\"",
+            ["WORD": word])
+        #expect(outcome.output.contains("\(file):cpus=1,console=virtio"), "\(outcome.output) \(outcome.error)")
+        #expect(!outcome.output.contains("cpus=1,cpus=1\n"))
+    }
+
+    @Test("vmtally history says what it is and how to get it before it is there")
+    func historyBeforeItIsBuilt() throws {
+        let script =
+            "ln $VMTALLY $FOLDER/vmtally 2>/dev/null || cp $VMTALLY $FOLDER/vmtally; exec $FOLDER/vmtally history "
+        for (words, status) in [("", 1), ("help", 0), ("--help", 0)] as [(String, Int32)] {
+            let outcome = try CommandLineTool.run(script + words, ["FOLDER": folder.path])
+            #expect(outcome.status == status, "\(words): \(outcome.error)")
+            #expect(outcome.output.contains("trend") && outcome.output.contains("make history"), "\(outcome.output)")
+        }
+        let add = try CommandLineTool.run(script + "add x.json", ["FOLDER": folder.path])
+        #expect(add.status == 1 && add.error.contains("make history"), "\(add.error)")
+    }
 }

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+import CLinuxKVM
+import ExitStats
+import Glibc
+import KVM
 import Testing
 @testable import Machine
 
@@ -78,5 +82,39 @@ struct GuestMemoryTests {
         } throws: { error in
             "\(error)".contains("guest memory: \(mebibytes) MiB") && "\(error)".contains("give 1 to")
         }
+    }
+
+    /// Pages of the host that are there (mincore(2)).
+    private static func resident(_ memory: GuestMemory) -> Int {
+        let pages = Int(memory.size / 4096)
+        var flags = [UInt8](repeating: 0, count: pages)
+        return mincore(memory.host, Int(memory.size), &flags) == 0 ? flags.count { $0 & 1 == 1 } : -1
+    }
+
+    @Test("populated RAM is there to its last page, and what was in it stays")
+    func populated() throws {
+        let memory = try GuestMemory(mebibytes: 67)
+        memory.store(0x1234 as UInt16, at: 0x5000)
+        #expect(Self.resident(memory) < 1024)
+        try memory.populate()
+        #expect(Self.resident(memory) == 67 * 256)
+        #expect(memory.load(UInt16.self, at: 0x5000) == 0x1234)
+    }
+
+    @Test(.enabled(if: Host.noKVM == nil, "no /dev/kvm: \(Host.noKVM ?? "")"))
+    func prefaultedGuestsRunAndSayWhatWasDone() throws {
+        let machine = try TinyGuest(Assembly.outByte + Assembly.halt).machine { $0.prefaults = true }
+        let result = try machine.run()
+        #expect(result.end == .halted && result.total[UInt32(KVM_EXIT_IO)]?.count == 1)
+        if Host.has(.preFaultMemory) {
+            #expect(result.prefault == .mapped)
+        } else {
+            guard case .populated(let reason)? = result.prefault else {
+                Issue.record("\(String(describing: result.prefault))")
+                return
+            }
+            #expect(reason.contains("KVM_PRE_FAULT_MEMORY"))
+        }
+        #expect(try TinyGuest(Assembly.halt).run().result.prefault == nil)
     }
 }

@@ -24,7 +24,12 @@ struct LinuxProbeTests {
         var garbage: UInt32 = 0
         private(set) var asked: [(leaf: UInt32, subleaf: UInt32)] = []
 
+        /// Leaves of hypervisors; none: the processor is nobody's guest.
+        var hypervisor: [UInt32: CPUIDRegisters] = [:]
+
         func answer(_ leaf: UInt32, _ subleaf: UInt32) -> CPUIDRegisters {
+            if leaf == 1 { return CPUIDRegisters(ecx: hypervisor.isEmpty ? 0 : 1 << 31) }
+            if let answer = hypervisor[leaf] { return answer }
             guard TallyLeaf.range.contains(leaf) else { return CPUIDRegisters() }
             asked.append((leaf, subleaf))
             guard signature else {
@@ -169,5 +174,49 @@ struct LinuxProbeTests {
         let auto = try run(["--via", "auto"], host)
         #expect(auto.status == 0 && auto.output.hasPrefix("live, by CPUID; userspace exits"), "\(auto.output)")
         #expect(try run(["--via", "sideways"], host).status == 64)
+    }
+
+    private static let kvm = CPUIDRegisters(eax: 0x4000_0001, ebx: 0x4B4D_564B, ecx: 0x564B_4D56, edx: 0x4D)
+
+    @Test(
+        "features: KVM's bits by name, those that are not there with what that costs",
+        arguments: [0, 0x100] as [UInt32])
+    func features(offset: UInt32) throws {
+        let host = Host()
+        // Hyper-V's leaves before KVM's, as VMMs have them.
+        host.hypervisor[0x4000_0000] = CPUIDRegisters(
+            eax: 0x4000_0006, ebx: 0x7263_694D, ecx: 0x666F_736F, edx: 0x7648_2074)
+        host.hypervisor[0x4000_0000 + offset] = Self.kvm
+        host.hypervisor[0x4000_0001 + offset] = CPUIDRegisters(eax: 1 << 6 | 1 << 30, edx: 1)
+        let shown = try run(["features"], host)
+        #expect(shown.status == 0)
+        #expect(shown.output.contains(/: KVMKVMKVM, leaves to 0x4000/), "\(shown.output)")
+        #expect(shown.output.contains(/\n  yes  KVM_FEATURE_PV_EOI +end of interrupt by a bit/), "\(shown.output)")
+        #expect(shown.output.contains(/\n  -    KVM_FEATURE_PV_TLB_FLUSH +costs: IPIs to/), "\(shown.output)")
+        #expect(shown.output.contains("bits without a name here: 0x40000000"), "\(shown.output)")
+        #expect(shown.output.contains(/\n  yes  KVM_HINTS_REALTIME +vCPUs are never/), "\(shown.output)")
+        #expect(shown.output.contains("VMTallyExits, ABI version 2, live"), "\(shown.output)")
+        // Every feature that there is has its line.
+        #expect(shown.output.split(separator: "\n").count { $0.contains("KVM_") } == KVMFeature.features.count + 3)
+        let report = try json(try run(["features", "--json"], host).output)
+        #expect(report["schema"] as? String == "vmtally.features/1" && report["kvm"] as? Bool == true)
+        #expect(report["base"] as? Int == 0x4000_0000 + Int(offset) && report["signature"] as? String == "KVMKVMKVM")
+        #expect((report["features"] as? [String: Any])?["names"] as? [String] == ["KVM_FEATURE_PV_EOI"])
+        #expect((report["hints"] as? [String: Any])?["value"] as? Int == 1)
+        #expect((report["tally"] as? [String: Any])?["version"] as? Int == 2)
+    }
+
+    @Test("features of a guest of another hypervisor, and of none")
+    func noFeatures() throws {
+        let host = Host()
+        host.signature = false
+        let none = try run(["features"], host)
+        #expect(none.status == 1 && none.output.contains("no hypervisor"), "\(none.output)")
+        // A signature that would end the JSON string.
+        host.hypervisor[0x4000_0000] = CPUIDRegisters(eax: 0, ebx: 0x2278_225C, ecx: 0x0000_1B41, edx: 0)
+        let other = try run(["features", "--json"], host)
+        let report = try json(other.output)
+        #expect(other.status == 1 && report["kvm"] as? Bool == false && report["signature"] as? String == "..x.A.")
+        #expect(report["tally"] is NSNull, "\(other.output)")
     }
 }

@@ -42,6 +42,9 @@ import Testing
     @Test func theTableHasEveryKind() throws {
         let lines = BenchTable(try Self.document(Self.json())).lines()
         #expect(lines.contains { $0.hasPrefix("pio-out") && $0.contains("21,632") && $0.hasSuffix(" 1.02   exact") })
+        // 2.6 GHz: 21,632 cycles are 8,320 ns.
+        #expect(lines.contains { $0.hasPrefix("pio-out") && $0.contains(" 8,320 ") })
+        #expect(BenchTable(try Self.document(Self.json())).csv.text.contains("\npio-out,100,20000,21632,"))
         #expect(lines.contains { $0.contains("live-fault") && $0.hasSuffix("CPUID & co. do not fault") })
         let wrong = BenchTable(try Self.document(Self.json(counted: 129))).lines()
         #expect(wrong.contains { $0.hasSuffix("WRONG: KVM_EXIT_IO 129 for 130") })

@@ -126,6 +126,29 @@ struct CPUIDReportTests {
         .init(leaf: 0x4000_0000, subleaf: nil, eax: 0, ebx: 0x4B4D_564B, ecx: 0x564B_4D56, edx: 0x4D),
         .init(leaf: 0x4000_0001, subleaf: nil, eax: 0x8100_0109, ebx: 0, ecx: 0, edx: 1),
     ]
+
+    @Test("every feature that the report names is found by its name, however people write it")
+    func featureNames() throws {
+        let report = CPUIDReport(
+            source: .supported,
+            leaves: [(1, nil), (6, nil), (7, 0), (0xD, 1), (0x8000_0001, nil), (0x8000_0007, nil), (0x8000_000A, nil)]
+                .map { CPUIDReport.Leaf(leaf: $0.0, subleaf: $0.1, eax: 0, ebx: 0, ecx: 0, edx: 0) })
+        #expect(report.features.count >= 8)
+        for group in report.features {
+            for bit in group.bits {
+                let place = try #require(CPUIDFeatureNames.place(of: bit.name.lowercased().replacing("_", with: "-")))
+                #expect(
+                    place.leaf == group.leaf && place.subleaf == group.subleaf && place.register == group.register
+                        && place.bit == bit.bit, "\(bit.name)")
+            }
+        }
+        #expect(CPUIDFeatureNames.place(of: "pv_eoi") == CPUIDFeatureNames.place(of: "KVM_FEATURE_PV_EOI"))
+        #expect(CPUIDFeatureNames.place(of: "REALTIME")?.register == "edx")
+        #expect(CPUIDFeatureNames.place(of: "avx2")?.bit == 5 && CPUIDFeatureNames.place(of: "nosuch") == nil)
+        // No two bits have one name: KVM's have two each.
+        let bits = CPUIDFeatureNames.all.compactMap(CPUIDFeatureNames.place)
+        #expect(Set(bits.map { "\($0)" }).count == bits.count - KVMFeature.features.count - KVMFeature.hints.count)
+    }
 }
 
 private enum KVMParaHeader {

@@ -85,13 +85,6 @@ struct LiveTests {
         #expect(Set(lines.dropFirst(2).prefix(2).map(\.text.count)).count == 1)
     }
 
-    @Test(
-        "comma-separated values stay what they are",
-        arguments: [("a", "a"), ("a,b", "\"a,b\""), ("a\"b", "\"a\"\"b\""), ("=1+1", "'=1+1")])
-    func quoted(text: String, expected: String) {
-        #expect(TopRecords.quoted(text) == expected)
-    }
-
     @Test("one line a VM and reason")
     func csv() {
         let lines = TopRecords.csv(Self.model(1), seconds: 2)

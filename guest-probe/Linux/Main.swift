@@ -23,6 +23,17 @@ func main(_ count: Int, _ arguments: Arguments, _ environment: Arguments) -> Int
         complain("there is no such CPU here, or it may not be used: --cpu", nil)
         return 1
     }
+    if options.command == .status {
+        guard system_allow_port(0xF6) == 0 else {
+            complain("may not use port 0xF6: run this as root", nil)
+            return 1
+        }
+        system_out(0xF6, UInt8(truncatingIfNeeded: options.count))
+        return 0
+    }
+    if options.command == .features {
+        return features(options)
+    }
     var tally = Tally(options)
     if options.via != .cpuid, tally.page == nil, !explain(tally.pageFailure, options.via) {
         return 1
@@ -71,10 +82,12 @@ func help() {
     var output = Output(1)
     output.put(
         """
-        usage: vmtally-probe [show|watch|exec] [options] [-- CMD ...]
+        usage: vmtally-probe [show|watch|exec|features] [options] [-- CMD ...]
           show          exits so far: total, each reason, rate since boot
           watch         the same every second: what was new
           exec -- CMD   runs CMD and tells what it cost in exits; the exit status is CMD's
+          features      what KVM tells this guest: signature, KVM_FEATURE_* and hints; the tally's leaves
+          status N      what the run's exit status is to be when this guest switches off (port 0xF6)
           mark          tells the VMM that the boot is over (port 0xF5); as the first process, so without a word
         options:
           --json        one JSON object (watch: one a line)

@@ -6,7 +6,7 @@ typealias Arguments = UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
 /// What the user wants.
 struct Options {
     enum Command {
-        case show, watch, exec, mark, help
+        case show, watch, exec, mark, features, status, help
     }
 
     /// How the tally is read.
@@ -38,6 +38,16 @@ struct Options {
                 command = .exec
             } else if word.is("mark") {
                 command = .mark
+            } else if word.is("features") {
+                command = .features
+            } else if word.is("status") {
+                guard index < count, let value = arguments[index]?.number, value < 256 else {
+                    complain("needs a number from 0 to 255: ", word)
+                    return nil
+                }
+                index += 1
+                command = .status
+                self.count = value
             } else if word.is("--help") || word.is("-h") || word.is("help") {
                 command = .help
             } else if word.is("--json") {

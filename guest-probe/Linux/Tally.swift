@@ -81,7 +81,7 @@ struct Tally {
         cpuid(0, 0).eax >= 0xB && cpuid(0xB, 0).ebx != 0 ? cpuid(0xB, 0).edx : cpuid(1, 0).ebx >> 24
     }
 
-    private static func cpuid(_ leaf: UInt32, _ subleaf: UInt32) -> CPUIDRegisters {
+    static func cpuid(_ leaf: UInt32, _ subleaf: UInt32) -> CPUIDRegisters {
         var result = system_registers()
         system_cpuid(leaf, subleaf, &result)
         return CPUIDRegisters(eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx)

@@ -53,7 +53,7 @@ struct vcpu {
 	struct shared *shared;
 	pthread_t thread;
 	uint64_t userspace_cycles;	/* between two KVM_RUNs, by our own clock */
-	uint64_t last_return;
+	uint64_t last_call, last_return;	/* of KVM_RUN */
 	uint64_t userspace_exits;
 	uint32_t data_offset;		/* of its statistics */
 	int nr_values;
@@ -380,6 +380,7 @@ static void finish(struct vcpu *v)
 	for (;;) {
 		if (v->last_return)
 			v->userspace_cycles += rdtsc() - v->last_return;
+		v->last_call = rdtsc();
 		int r = ioctl(v->fd, KVM_RUN, 0);
 
 		v->last_return = rdtsc();

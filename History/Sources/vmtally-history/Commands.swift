@@ -25,7 +25,7 @@ struct HistoryCommand: ParsableCommand {
 
 /// Where the history is.
 struct Store: ParsableArguments {
-    @Option(help: ArgumentHelp("The history.", valueName: "file"))
+    @Option(help: ArgumentHelp("The history.", valueName: "file"), completion: .file())
     var db = "vmtally-history.sqlite"
 
     func open(for purpose: History.Purpose) throws -> History {
@@ -73,6 +73,33 @@ func day(_ seconds: Int) -> String {
     Date(timeIntervalSince1970: TimeInterval(seconds)).formatted(.iso8601.year().month().day())
 }
 
+/// `--csv` of what prints a table.
+struct ValuesOption: ParsableArguments {
+    @Option(
+        help: ArgumentHelp("Write comma-separated values here; - is standard output.", valueName: "file"),
+        completion: .file())
+    var csv: String?
+
+    /// The table, or what was asked for in its place.
+    func show(_ lines: @autoclosure () -> [String], _ values: @autoclosure () -> CSV) throws {
+        if csv != "-" { try say(lines().joined(separator: "\n")) }
+        if let csv { try write(values().text, to: csv) }
+    }
+}
+
+/// Writes a file whole or not at all.
+func write(_ text: String, to path: String) throws {
+    do {
+        if path == "-" {
+            try FileHandle.standardOutput.write(contentsOf: Data(text.utf8))
+        } else {
+            try Data(text.utf8).write(to: URL(fileURLWithPath: path), options: .atomic)
+        }
+    } catch {
+        throw HistoryError("\(path): \((error as NSError).localizedDescription)")
+    }
+}
+
 struct Add: ParsableCommand {
     static let configuration = CommandConfiguration(abstract: "Add a recording of vmtally boot.")
 
@@ -81,7 +108,7 @@ struct Add: ParsableCommand {
     @Option(help: "What was recorded: a commit, a version.")
     var revision = ""
 
-    @Argument(help: ArgumentHelp("A recording.", valueName: "file"))
+    @Argument(help: ArgumentHelp("A recording.", valueName: "file"), completion: .file())
     var file: String
 
     func run() throws {
@@ -95,15 +122,20 @@ struct List: ParsableCommand {
     static let configuration = CommandConfiguration(abstract: "What the history holds.")
 
     @OptionGroup var store: Store
+    @OptionGroup var values: ValuesOption
 
     func run() throws {
-        var table = TextTable(header: ["number", "recorded", "revision", "label", "host kernel", "backend"])
+        let header = ["number", "recorded", "revision", "label", "host kernel", "backend"]
+        var table = TextTable(header: header, expendable: ["backend", "host kernel"])
+        var csv = CSV(header: header)
         for entry in try store.open(for: .read).entries() {
-            table.add([
+            let row = [
                 "\(entry.id)", day(entry.recorded), entry.revision, entry.label, entry.hostKernel, entry.backend,
-            ])
+            ]
+            table.add(row)
+            csv.add(row)
         }
-        try say(table.lines().joined(separator: "\n"))
+        try values.show(table.lines(width: Terminal.columns(STDOUT_FILENO)), csv)
     }
 }
 
@@ -111,6 +143,7 @@ struct Trend: ParsableCommand {
     static let configuration = CommandConfiguration(abstract: "Medians of each configuration, recording by recording.")
 
     @OptionGroup var store: Store
+    @OptionGroup var values: ValuesOption
 
     @Option(
         help: ArgumentHelp(
@@ -123,9 +156,14 @@ struct Trend: ParsableCommand {
     func run() throws {
         guard last > 0 else { throw ValidationError("--last takes a number from 1 on.") }
         var before: History.Point?
-        var table = TextTable(header: [
-            "configuration", "number", "recorded", "revision", "runs", "VM exits", "less host interrupts", "",
-            "userspace exits", "",
+        var table = TextTable(
+            header: [
+                "configuration", "number", "recorded", "revision", "runs", "VM exits", "less host interrupts", "",
+                "userspace exits", "",
+            ], expendable: ["VM exits", "runs", "recorded", "number"])
+        var csv = CSV(header: [
+            "configuration", "number", "recorded", "revision", "runs", "vm_exits", "less_host_interrupts",
+            "userspace_exits",
         ])
         for point in try store.open(for: .read).trend(of: only, last: last) {
             let previous = before?.configuration == point.configuration ? before : nil
@@ -135,9 +173,12 @@ struct Trend: ParsableCommand {
                 Self.change(previous?.guest, point.guest), Self.number(point.userspace),
                 Self.change(previous?.userspace, point.userspace),
             ])
+            csv.add(
+                [point.configuration, "\(point.id)", day(point.recorded), point.revision, "\(point.runs)"]
+                    + [point.hardware, point.guest, point.userspace].map { $0.map { "\($0)" } ?? "" })
             before = point
         }
-        try say(table.lines().joined(separator: "\n"))
+        try values.show(table.lines(width: Terminal.columns(STDOUT_FILENO)), csv)
     }
 
     private static func number(_ value: Double?) -> String {
@@ -169,7 +210,14 @@ struct Compare: ParsableCommand {
     @Flag(help: "Show also what did not change.")
     var all = false
 
-    @Argument(help: ArgumentHelp("A recording.", valueName: "file"))
+    @OptionGroup var values: ValuesOption
+
+    @Option(
+        help: ArgumentHelp("Write the comparison as JSON here; - is standard output.", valueName: "file"),
+        completion: .file())
+    var json: String?
+
+    @Argument(help: ArgumentHelp("A recording.", valueName: "file"), completion: .file())
     var file: String
 
     func run() throws {
@@ -181,7 +229,12 @@ struct Compare: ParsableCommand {
             throw HistoryError("\(file) and recording \(id) have no configuration in common")
         }
         let report = BootComparisonReport([comparison], limit: failAbove?.value, showsAll: all)
-        try say(report.lines().joined(separator: "\n"))
+        if json == "-" {
+            try write(try report.json() + "\n", to: "-")
+        } else {
+            try values.show(report.lines(width: Terminal.columns(STDOUT_FILENO)), report.csv)
+        }
+        if let json, json != "-" { try write(try report.json() + "\n", to: json) }
         if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }
 }

@@ -11,6 +11,11 @@
 
 #define VMTALLY_INLINE static inline __attribute__((always_inline))
 
+/* struct kvm_pre_fault_memory, newer than the headers of some systems (Linux 6.11; kvm/api.rst 4.143). */
+struct vmtally_pre_fault_memory {
+	uint64_t gpa, size, flags, padding[5];
+};
+
 /* Request numbers: an enumerator imports as a UInt constant, a macro with _IOW() does not import at all. */
 enum : unsigned long {
 	/* /dev/kvm */
@@ -81,6 +86,7 @@ enum : unsigned long {
 	VMTALLY_KVM_SMI = KVM_SMI,
 	VMTALLY_KVM_SET_SIGNAL_MASK = KVM_SET_SIGNAL_MASK,
 	VMTALLY_KVM_KVMCLOCK_CTRL = KVM_KVMCLOCK_CTRL,
+	VMTALLY_KVM_PRE_FAULT_MEMORY = _IOWR(KVMIO, 0xd5, struct vmtally_pre_fault_memory),
 };
 
 /* kvm_run.immediate_exit is written by one thread while the kernel reads it on another's behalf. */

@@ -10,9 +10,9 @@ public struct RunResult: Sendable {
     public let wallNanoseconds: UInt64
     /// One tally a vCPU.
     public let vcpus: [ExitCounts]
-    /// Exits of all vCPUs by the guest's RIP; nil unless asked for.
-    public let rips: RIPSnapshot?
-    /// Where the guest's kernel lies, for a ``SymbolTable``; with `rips` only.
+    /// Exits of all vCPUs by ``MachineConfiguration/places``.
+    public let places: [PlaceAxis: PlaceSnapshot]
+    /// Where the guest's kernel lies, for a ``SymbolTable``; with places of code only.
     public let anchors: [SymbolTable.Anchor]
     /// What KVM counted meanwhile.
     public let kernel: KernelCounters
@@ -22,6 +22,8 @@ public struct RunResult: Sendable {
     public let time: VCPUTime?
     /// What had been counted when the guest said that its boot was over; nil if it did not.
     public let boot: BootReading?
+    /// What came of ``MachineConfiguration/prefaults``; nil: not asked for.
+    public let prefault: Prefault?
     /// What the guest's threads were confined to; nil: nothing.
     public let sandbox: SandboxState?
     public let leaf: LeafReport

@@ -7,19 +7,19 @@ import KVM
 /// While the thread runs, only the thread uses it; the machine reads it after the join.
 final class RunningVCPU: @unchecked Sendable {
     var loop: VCPULoop
-    let rips: RIPTally?
+    let places: PlaceTallies?
 
-    init(_ loop: consuming VCPULoop, rips: RIPTally?) {
+    init(_ loop: consuming VCPULoop, places: PlaceTallies?) {
         self.loop = loop
-        self.rips = rips
+        self.places = places
     }
 
     func run(counting: Bool) {
         loop.control.enter(vcpu: loop.index, runPage: loop.vcpu.runPage)
         if !counting {
             loop.runUncounted()
-        } else if let rips {
-            loop.run(rips.writer)
+        } else if let places {
+            loop.run(places.writers)
         } else {
             loop.run()
         }

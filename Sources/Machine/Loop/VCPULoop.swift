@@ -21,10 +21,10 @@ struct VCPULoop: ~Copyable {
         loop(tally)
     }
 
-    /// The same, and also by the guest's RIP.
+    /// The same, and also by where exits come from.
     @inline(never)
-    mutating func run(_ rips: RIPTallyWriter) {
-        loop(RIPAccount(tally: tally, rips: rips, registers: vmtally_sync_regs(vcpu.runPage)))
+    mutating func run(_ places: PlaceTallies.Writers) {
+        loop(PlaceAccount(tally: tally, places: places, page: vcpu.runPage, registers: vmtally_sync_regs(vcpu.runPage)))
     }
 
     /// The same without counting and timing, to measure what these cost.
@@ -74,23 +74,4 @@ struct NoAccount: ExitAccount {
     func begin(_ code: UInt32) {}
     @inline(__always)
     func end(_ slot: Void, cycles: UInt64) {}
-}
-
-/// Counts and times by reason, and by the RIP that KVM has copied to the run page.
-struct RIPAccount: ExitAccount {
-    let tally: TallyWriter
-    let rips: RIPTallyWriter
-    let registers: UnsafeMutablePointer<kvm_sync_regs>
-
-    @inline(__always)
-    func clock() -> UInt64 { tally.clock() }
-    @inline(__always)
-    func begin(_ code: UInt32) -> (reason: Int, rip: Int) {
-        (tally.begin(code), rips.begin(registers.pointee.regs.rip, code))
-    }
-    @inline(__always)
-    func end(_ slot: (reason: Int, rip: Int), cycles: UInt64) {
-        tally.end(slot.reason, cycles: cycles)
-        rips.end(slot.rip, cycles: cycles)
-    }
 }

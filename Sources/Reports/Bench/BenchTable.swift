@@ -5,8 +5,11 @@ import Rendering
 public struct BenchTable: Sendable {
     private let document: BenchDocument
     private let comparison: BenchComparison?
+    private let width: Int
 
-    public init(_ document: BenchDocument, comparison: BenchComparison? = nil) {
+    /// - Parameter width: columns of the terminal.
+    public init(_ document: BenchDocument, comparison: BenchComparison? = nil, width: Int = .max) {
+        self.width = width
         self.document = document
         self.comparison = comparison
     }
@@ -36,24 +39,49 @@ public struct BenchTable: Sendable {
     }
 
     private func tableLines() -> [String] {
+        let kHz = document.host.tscKHz
         let hasKernel = document.kinds.contains { $0.measured?.parts.kernel != nil }
         var table = TextTable(
-            header: ["TSC cycles", "n", "min", "p50", "p90", "p99", "p99.9", "max", "outliers", "VMM"]
+            header: ["TSC cycles", "n", "min", "p50", "p90", "p99", "p99.9", "max"]
+                + (kHz > 0 ? ["p50 ns", "p99 ns"] : []) + ["outliers", "VMM"]
                 + (hasKernel ? ["kernel", "switch"] : ["the rest"]) + ["VM exits", "counts"]
-                + (comparison == nil ? [] : ["baseline", "change"]))
+                + (comparison == nil ? [] : ["baseline", "change"]),
+            expendable: [
+                "p99.9", "min", "p90", "outliers", "max", "n", "p99 ns", "the rest", "switch", "p99", "VM exits",
+            ])
         for kind in document.kinds {
             guard let m = kind.measured else { continue }
             let figures = [
-                m.cycles.min, m.cycles.p50, m.cycles.p90, m.cycles.p99, m.cycles.p999, m.cycles.max, UInt64(m.outliers),
-                m.parts.userspace,
+                m.cycles.min, m.cycles.p50, m.cycles.p90, m.cycles.p99, m.cycles.p999, m.cycles.max,
             ]
+            let times = [m.cycles.p50, m.cycles.p99].compactMap { nanoseconds($0, kHz: kHz) }
+            let parts = [UInt64(m.outliers), m.parts.userspace]
             let change = comparison?[kind.name]
             table.add(
-                [kind.name, grouped(UInt64(m.n))] + figures.map(grouped)
+                [kind.name, grouped(UInt64(m.n))] + (figures + times + parts).map(grouped)
                     + (hasKernel ? [m.parts.kernel.map(grouped) ?? ""] : [])
                     + [grouped(m.parts.rest), m.exitsPerIteration, m.verdict]
                     + (comparison == nil ? [] : [change.map { grouped($0.before) } ?? "", change?.text ?? ""]))
         }
-        return table.lines()
+        return table.lines(width: width)
+    }
+
+    /// A line for each kind that was measured: cycles unless a column says otherwise.
+    public var csv: CSV {
+        var csv = CSV(header: [
+            "kind", "n", "min", "p50", "p90", "p99", "p999", "max", "p50_ns", "p99_ns", "outliers", "vmm", "kernel",
+            "rest",
+            "vm_exits", "counts",
+        ])
+        for kind in document.kinds {
+            guard let m = kind.measured else { continue }
+            let cycles = [m.cycles.min, m.cycles.p50, m.cycles.p90, m.cycles.p99, m.cycles.p999, m.cycles.max]
+            let times = [m.cycles.p50, m.cycles.p99].map { cell(nanoseconds($0, kHz: document.host.tscKHz)) }
+            csv.add(
+                [kind.name, "\(m.n)"] + cycles.map { "\($0)" } + times
+                    + ["\(m.outliers)", "\(m.parts.userspace)", cell(m.parts.kernel), "\(m.parts.rest)"]
+                    + [m.exitsPerIteration, m.verdict])
+        }
+        return csv
     }
 }

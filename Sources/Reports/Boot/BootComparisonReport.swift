@@ -27,11 +27,12 @@ public struct BootComparisonReport: Sendable {
         }
     }
 
-    public func lines() -> [String] {
+    /// - Parameter width: columns of the terminal.
+    public func lines(width: Int = .max) -> [String] {
         var lines: [String] = []
         for comparison in comparisons {
             for pair in comparison.pairs {
-                lines += self.lines(pair, comparison)
+                lines += self.lines(pair, comparison, width)
             }
             lines += comparison.unmatched.map { "in one recording only: \($0)" }
         }
@@ -56,13 +57,18 @@ public struct BootComparisonReport: Sendable {
         return gate.unjudged.map { "not judged: \($0)" } + [verdict]
     }
 
-    private func lines(_ pair: BootComparison.Pair, _ comparison: BootComparison) -> [String] {
+    private func lines(_ pair: BootComparison.Pair, _ comparison: BootComparison, _ width: Int) -> [String] {
         let labels = (comparison.baseline.label, comparison.candidate.label)
         var lines = [
             "\(pair.after.name): \(labels.0) (\(pair.before.runs.count) runs), \(labels.1) (\(pair.after.runs.count) runs)"
         ]
         lines += (pair.remarks + pair.unjudged).map { "  \($0)" }
-        var table = TextTable(header: ["", labels.0, labels.1, "difference", "95 % interval", "", "of total"])
+        // Long names are above the table already.
+        let isShort = max(labels.0.count, labels.1.count) <= 12 || width > 120
+        var table = TextTable(
+            header: ["", isShort ? labels.0 : "baseline", isShort ? labels.1 : "candidate", "difference"]
+                + ["95 % interval", "change", "of total"],
+            expendable: ["95 % interval", "of total", "difference"])
         let rows = pair.rows.filter { row in
             row.isSignificant || row.group == .total || row.group == .time || showsAll
         }
@@ -77,7 +83,7 @@ public struct BootComparisonReport: Sendable {
                     Self.signedPercent(row.relative),
                 ] + share)
         }
-        lines += table.lines()
+        lines += table.lines(width: width)
         let rest = pair.rows.count - rows.count
         if rest > 0 {
             lines.append("  \(rest) more without a change that stands out: --all")
@@ -106,6 +112,27 @@ public struct BootComparisonReport: Sendable {
 
     static func signedPercent(_ share: Double) -> String {
         (share > 0 && share.isFinite ? "+" : "") + percent(share)
+    }
+
+    /// A line for each quantity, those that did not change among them.
+    public var csv: CSV {
+        var csv = CSV(header: [
+            "baseline", "candidate", "configuration", "group", "name", "before", "after", "difference", "interval_low",
+            "interval_high", "relative", "share_of_total", "p", "significant",
+        ])
+        for comparison in comparisons {
+            for pair in comparison.pairs {
+                for row in pair.rows {
+                    csv.add(
+                        [comparison.baseline.label, comparison.candidate.label, pair.after.name]
+                            + ["\(row.group)", row.name, "\(row.before)", "\(row.after)", "\(row.difference)"]
+                            + ["\(row.interval.lowerBound)", "\(row.interval.upperBound)"]
+                            + [row.relative.isFinite ? "\(row.relative)" : "", "\(row.share)", cell(row.p)]
+                            + ["\(row.isSignificant)"])
+                }
+            }
+        }
+        return csv
     }
 
     /// Schema `vmtally.compare/1`.

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+import ExitStats
+
 /// The meaning of single CPUID bits: the KVM features that a guest looks for, and the processor features that bear on
 /// virtualization.
 public struct CPUIDBitGuide: Equatable, Sendable {
@@ -9,78 +11,18 @@ public struct CPUIDBitGuide: Equatable, Sendable {
     /// What it costs the guest not to have it.
     public let cost: String
 
-    init(_ bit: Int, _ name: String, _ meaning: String, _ cost: String) {
-        self.bit = bit
-        self.name = name
-        self.meaning = meaning
-        self.cost = cost
+    private init(_ feature: KVMFeature) {
+        bit = Int(feature.bit)
+        name = "\(feature.name)"
+        meaning = "\(feature.meaning)"
+        cost = "\(feature.cost)"
     }
 
-    /// EAX of leaf 0x40000001: KVM_FEATURE_* (kvm/x86/cpuid.rst; arch/x86/include/uapi/asm/kvm_para.h). The other
-    /// bits are reserved.
-    public static let kvmFeatures: [CPUIDBitGuide] = [
-        .init(
-            0, "KVM_FEATURE_CLOCKSOURCE", "kvmclock through MSRs 0x11 and 0x12",
-            "only guests older than Linux 2.6.35 miss it"),
-        .init(
-            1, "KVM_FEATURE_NOP_IO_DELAY", "port I/O needs no delay",
-            "each delayed port access may cost one more exit, for port 0x80"),
-        .init(
-            2, "KVM_FEATURE_MMU_OP", "page-table changes by hypercall (deprecated)",
-            "nothing: today's kernels neither offer nor use it"),
-        .init(
-            3, "KVM_FEATURE_CLOCKSOURCE2", "kvmclock through MSRs 0x4b564d00 and 0x4b564d01",
-            "time from the TSC if that is trusted, else from slow timers: an exit for each reading"),
-        .init(
-            4, "KVM_FEATURE_ASYNC_PF", "a thread waits for a swapped-out page, not the vCPU",
-            "the vCPU stands still while the host reads a page in"),
-        .init(
-            5, "KVM_FEATURE_STEAL_TIME", "time during which the vCPU was not run",
-            "stolen time looks like the guest's own work; no help from vcpu_is_preempted"),
-        .init(
-            6, "KVM_FEATURE_PV_EOI", "end of interrupt by a bit in memory",
-            "an APIC exit for each interrupt, where the processor has no APIC virtualization"),
-        .init(
-            7, "KVM_FEATURE_PV_UNHALT", "spinlocks halt instead of spinning, and are woken by hypercall",
-            "with more vCPUs than CPUs, vCPUs spin for a lock whose holder does not run"),
-        .init(
-            9, "KVM_FEATURE_PV_TLB_FLUSH", "TLB flush of vCPUs that do not run is put off",
-            "IPIs to vCPUs that do not run, and waiting for them"),
-        .init(
-            10, "KVM_FEATURE_ASYNC_PF_VMEXIT", "async page fault as an exit to a nested hypervisor",
-            "nested guests are stopped by page-in of their hypervisor's memory"),
-        .init(
-            11, "KVM_FEATURE_PV_SEND_IPI", "IPIs to many vCPUs by one hypercall",
-            "one exit for each IPI, where the processor does not deliver them itself"),
-        .init(
-            12, "KVM_FEATURE_POLL_CONTROL", "the guest can turn host polling on HLT off",
-            "host and guest both poll with cpuidle-haltpoll: CPU time for nothing"),
-        .init(
-            13, "KVM_FEATURE_PV_SCHED_YIELD", "the sender of an IPI yields to its target",
-            "it spins until a vCPU that does not run has answered"),
-        .init(
-            14, "KVM_FEATURE_ASYNC_PF_INT", "async page fault by interrupt, as Linux wants it since 5.8",
-            "Linux does not use async page faults at all: see KVM_FEATURE_ASYNC_PF"),
-        .init(
-            15, "KVM_FEATURE_MSI_EXT_DEST_ID", "15-bit APIC IDs in MSIs without interrupt remapping",
-            "no device interrupts for vCPUs above 255, unless there is a virtual IOMMU"),
-        .init(
-            16, "KVM_FEATURE_HC_MAP_GPA_RANGE", "hypercall that tells which pages are encrypted",
-            "only SEV guests miss it: they cannot be migrated"),
-        .init(
-            17, "KVM_FEATURE_MIGRATION_CONTROL", "MSR by which the guest allows migration",
-            "only SEV guests miss it: they cannot be migrated"),
-        .init(
-            24, "KVM_FEATURE_CLOCKSOURCE_STABLE_BIT", "kvmclock never runs backwards between vCPUs",
-            "each reading of the clock takes a locked instruction shared by all vCPUs, and no vDSO"),
-    ]
+    /// EAX of leaf 0x40000001.
+    public static let kvmFeatures = KVMFeature.features.map(CPUIDBitGuide.init)
 
-    /// EDX of leaf 0x40000001: KVM_HINTS_*, which the VMM sets and KVM does not.
-    public static let kvmHints: [CPUIDBitGuide] = [
-        .init(
-            0, "KVM_HINTS_REALTIME", "vCPUs are never held up for long",
-            "the guest uses paravirtual locks and flushes; right unless each vCPU has a CPU of its own")
-    ]
+    /// EDX of leaf 0x40000001.
+    public static let kvmHints = KVMFeature.hints.map(CPUIDBitGuide.init)
 }
 
 /// Bits of a processor leaf that matter to a VMM or to what its guests cost.

@@ -26,14 +26,25 @@ extension CPUIDReport {
         return report
     }
 
+    /// A line for each leaf, registers in hexadecimal.
+    public var csv: CSV {
+        var csv = CSV(header: ["leaf", "subleaf", "eax", "ebx", "ecx", "edx"])
+        for leaf in leaves {
+            csv.add([hex(leaf.leaf), cell(leaf.subleaf)] + [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx].map(hex))
+        }
+        return csv
+    }
+
     /// For people.
-    public func text() -> String {
+    ///
+    /// - Parameter width: columns of the terminal.
+    public func text(width: Int = .max) -> String {
         let leafLines = leaves.map { "  \($0.rawLine)\($0.title.map { "  \($0)" } ?? "")" }
         let sections = [
             overview(), kvm.map(text) ?? [], tally.map(text) ?? [], featureLines(), ["Leaves"] + leafLines,
         ]
-        return ([[source.title]] + sections.filter { !$0.isEmpty }).map { $0.joined(separator: "\n") + "\n" }
-            .joined(separator: "\n")
+        return ([[source.title]] + sections.filter { !$0.isEmpty })
+            .map { folded($0, width: width).joined(separator: "\n") + "\n" }.joined(separator: "\n")
     }
 
     private func overview() -> [String] {

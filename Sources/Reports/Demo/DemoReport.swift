@@ -44,7 +44,8 @@ public struct DemoReport: Sendable {
             && readings.allSatisfy { !$0.live || host(of: $0) != nil || isWithinHardware($0) }
     }
 
-    public func lines() -> [String] {
+    /// - Parameter width: columns of the terminal.
+    public func lines(width: Int = .max) -> [String] {
         var table = TextTable(header: ["CPUID 0x4FFFFFFF", "guest: exits", "cycles", "host: exits", "cycles", ""])
         for reading in readings {
             let guest = [grouped(reading.guest.count), grouped(reading.guest.cycles)]
@@ -56,7 +57,9 @@ public struct DemoReport: Sendable {
             "FAILED in the guest: \($0.name): expected \($0.expected), got \($0.got)"
         }
         let passed = probe.checks.count { $0.ok }
-        return table.lines() + silent + ["", "the guest's own checks: \(passed) of \(probe.checks.count) passed"]
+        return table.lines(width: width) + silent + [
+            "", "the guest's own checks: \(passed) of \(probe.checks.count) passed",
+        ]
             + failed
     }
 

@@ -8,8 +8,19 @@ extension HostReport {
         try encodeAsJSON(self)
     }
 
+    /// A line for each KVM_CHECK_EXTENSION.
+    public var csv: CSV {
+        var csv = CSV(header: ["number", "capability", "value", "subject"])
+        for capability in capabilities ?? [] {
+            csv.add(["\(capability.number)", capability.name, "\(capability.value)", "\(capability.subject)"])
+        }
+        return csv
+    }
+
     /// For people: what matters most first.
-    public func text() -> String {
+    ///
+    /// - Parameter width: columns of the terminal.
+    public func text(width: Int = .max) -> String {
         var lines: [String] = []
         func row(_ label: String, _ value: String) { lines.append("  \(padded(label, 10))\(value)") }
 
@@ -57,7 +68,7 @@ extension HostReport {
             lines += ["", "KVM_CHECK_EXTENSION: not asked, because \(device.path) is not usable"]
         }
         lines += parameterLines()
-        return lines.joined(separator: "\n") + "\n"
+        return folded(lines, width: width).joined(separator: "\n") + "\n"
     }
 
     private static func table(_ capabilities: [Capability]) -> [String] {

@@ -9,11 +9,18 @@ public struct AttachReport: Sendable {
     private let nanoseconds: UInt64
     private let lost: String?
     private let isSummed: Bool
+    private let tscKHz: UInt32
+    private let width: Int
 
-    /// - Parameter isSummed: one total for all of them, instead of a table for each.
+    /// - Parameters:
+    ///   - isSummed: one total for all of them, instead of a table for each.
+    ///   - width: columns of the terminal.
     public init(
-        _ machines: [LiveMachine], collector: String, nanoseconds: UInt64, lost: String?, isSummed: Bool
+        _ machines: [LiveMachine], collector: String, nanoseconds: UInt64, lost: String?, isSummed: Bool,
+        tscKHz: UInt32 = 0, width: Int = .max
     ) {
+        self.tscKHz = tscKHz
+        self.width = width
         self.machines = machines
         self.collector = collector
         self.nanoseconds = nanoseconds
@@ -31,8 +38,8 @@ public struct AttachReport: Sendable {
                     machine.userspace.map { grouped($0.total) } ?? "-",
                 ])
             }
-            lines += table.lines() + [""]
-            lines += Self.tables(
+            lines += table.lines(width: width) + [""]
+            lines += tables(
                 hardware: Self.sum(machines.map(\.hardware)), nested: Self.sum(machines.map(\.nested)),
                 userspace: Self.sum(machines.map(\.userspace)))
         } else {
@@ -40,7 +47,7 @@ public struct AttachReport: Sendable {
                 let vcpus = machine.vcpus.isEmpty ? "ended" : "\(machine.vcpus.count) vCPUs"
                 let pod = machine.pod.map { ", pod \($0)" } ?? ""
                 lines.append("\(machine.name) (\(machine.program), pid \(machine.process), \(vcpus)\(pod))")
-                lines += Self.tables(hardware: machine.hardware, nested: machine.nested, userspace: machine.userspace)
+                lines += tables(hardware: machine.hardware, nested: machine.nested, userspace: machine.userspace)
                 if let times = machine.times {
                     let parts = [
                         ("guest", times.guest), ("kernel", times.kernel), ("userspace", times.userspace),
@@ -58,18 +65,23 @@ public struct AttachReport: Sendable {
         return lines
     }
 
-    private static func tables(hardware: ExitCounts?, nested: ExitCounts?, userspace: ExitCounts?) -> [String] {
+    private func tables(hardware: ExitCounts?, nested: ExitCounts?, userspace: ExitCounts?) -> [String] {
         var lines: [String] = []
         if let hardware {
-            lines += ExitCountsTable(hardware, title: "VM exits", place: "kernel").lines()
+            lines += ExitCountsTable(hardware, title: "VM exits", place: "kernel", tscKHz: tscKHz).lines(width: width)
         } else {
             lines.append("VM exits: this host's KVM has no event for them")
         }
         if let nested, nested.total > 0 {
-            lines += [""] + ExitCountsTable(nested, title: "VM exits of L2", place: "kernel").lines()
+            lines +=
+                [""]
+                + ExitCountsTable(nested, title: "VM exits of L2", place: "kernel", tscKHz: tscKHz).lines(width: width)
         }
         if let userspace {
-            lines += [""] + ExitCountsTable(userspace, title: "userspace exits", place: "userspace").lines()
+            lines +=
+                [""]
+                + ExitCountsTable(userspace, title: "userspace exits", place: "userspace", tscKHz: tscKHz).lines(
+                    width: width)
         }
         return lines
     }

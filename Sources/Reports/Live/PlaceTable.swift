@@ -41,7 +41,7 @@ public struct PlaceTable: Sendable {
     }
 
     /// The most frequent.
-    public func lines(_ count: Int) -> [String] {
+    public func lines(_ count: Int, width: Int = .max) -> [String] {
         let total = places.reduce(0) { $0 &+ $1.count }
         var table = TextTable(header: ["VM exits by guest code", "reason", "count", "share"])
         for place in places.prefix(count) {
@@ -49,7 +49,7 @@ public struct PlaceTable: Sendable {
         }
         let rest = places.dropFirst(count).reduce(0) { $0 &+ $1.count }
         if rest > 0 { table.add(["all others", "", grouped(rest), share(rest, total)]) }
-        return table.lines()
+        return table.lines(width: width)
     }
 
     /// A line a stack, as flame graphs are made of: `VM;function;reason count`.

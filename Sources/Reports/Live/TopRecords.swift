@@ -8,8 +8,13 @@ public enum TopRecords {
 
     /// A line for each VM and reason of a span; `exits` is `vm`, `l2` or `userspace`.
     public static func csv(_ model: TopModel, seconds: Double) -> [String] {
-        model.rows.flatMap { row in
-            [("vm", row.machine.hardware), ("l2", row.machine.nested), ("userspace", row.machine.userspace)].flatMap {
+        csv(model.rows.map(\.machine), seconds: seconds)
+    }
+
+    /// The same of machines that were looked at for so long.
+    public static func csv(_ machines: [LiveMachine], seconds: Double) -> [String] {
+        machines.flatMap { row in
+            [("vm", row.hardware), ("l2", row.nested), ("userspace", row.userspace)].flatMap {
                 kind, counts in
                 (counts.map { counts in
                     counts.vocabulary == nil
@@ -21,21 +26,12 @@ public enum TopRecords {
     }
 
     private static func line(
-        _ row: TopModel.Row, _ kind: String, _ reason: String, _ count: UInt64, _ times: ExitCounts.Times?,
+        _ machine: LiveMachine, _ kind: String, _ reason: String, _ count: UInt64, _ times: ExitCounts.Times?,
         _ seconds: Double
     ) -> String {
         let percentiles = [0.5, 0.99].map { times?.percentile($0).map { "\($0)" } ?? "" }
-        return
-            ([
-                fixed(seconds, 3), quoted(row.machine.name), "\(row.machine.process)", kind, reason, "\(count)",
-                times.map { "\($0.cycles)" } ?? "",
-            ] + percentiles).joined(separator: ",")
-    }
-
-    /// RFC 4180; and never the beginning of a spreadsheet's formula.
-    static func quoted(_ text: String) -> String {
-        let safe = text.first.map { "=+-@".contains($0) } ?? false ? "'" + text : text
-        guard safe.contains(where: { ",\"".contains($0) }) else { return safe }
-        return "\"" + safe.replacing("\"", with: "\"\"") + "\""
+        return CSV.line(
+            [fixed(seconds, 3), machine.name, "\(machine.process)", kind, reason, "\(count)", cell(times?.cycles)]
+                + percentiles)
     }
 }

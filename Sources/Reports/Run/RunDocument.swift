@@ -15,9 +15,11 @@ public struct RunDocument: Encodable, Sendable {
         public let vcpus: Int
         /// MiB.
         public let memoryMiB: Int
+        /// `mapped` or `populated`; absent unless asked for.
+        public let prefault: String?
 
         enum CodingKeys: String, CodingKey {
-            case vcpus
+            case vcpus, prefault
             case memoryMiB = "memory_mib"
         }
     }
@@ -62,10 +64,19 @@ public struct RunDocument: Encodable, Sendable {
         public let cycles: UInt64
     }
 
-    /// Exits of one reason at one place of the guest.
+    /// Exits of one reason at one place. Ports and MSRs are numbers; addresses are hexadecimal text, for many readers of
+    /// JSON round integers of their size.
     public struct Place: Encodable, Sendable {
-        /// Hexadecimal: many readers of JSON round integers of this size.
-        public let rip: String
+        public let port: UInt64?
+        public let msr: UInt64?
+        public let address: String?
+        public let rip: String?
+        /// `in`, `out`, `read` or `write`; absent for code.
+        public let access: String?
+        /// Bytes of an access to a port or an address.
+        public let size: UInt8?
+        /// What is usually there; absent where nothing is.
+        public let device: String?
         public let vocabulary: String
         public let code: UInt32
         public let name: String
@@ -75,15 +86,41 @@ public struct RunDocument: Encodable, Sendable {
         public let symbol: String?
         public let offset: UInt64?
 
-        init(_ row: RIPReport.Row) {
-            rip = row.rip
-            vocabulary = RIPSnapshot.vocabulary.key
+        init(_ row: PlaceReport.Row, _ report: PlaceReport) {
+            let axis = report.axis
+            port = axis == .port ? row.place.value : nil
+            msr = axis == .msr ? row.place.value : nil
+            address = axis == .address ? row.value : nil
+            rip = axis == .rip ? row.value : nil
+            access = axis == .rip ? nil : report.access(row)
+            size = axis == .port || axis == .address ? row.place.size : nil
+            device = row.place.name(on: axis)
+            vocabulary = PlaceSnapshot.vocabulary.key
             code = row.place.code
-            name = RIPSnapshot.name(of: row.place)
-            count = row.place.pair.count
-            cycles = row.place.pair.cycles
+            name = PlaceSnapshot.reason(of: row.place)
+            count = row.pair.count
+            cycles = row.pair.cycles
             symbol = row.location?.symbol
             offset = row.location?.offset
+        }
+    }
+
+    /// Exits of an axis that its places do not list.
+    public struct Others: Encodable, Sendable {
+        public let count: UInt64
+        public let cycles: UInt64
+        /// Those of `count` whose place found no room in a vCPU's table; absent when all have.
+        public let withoutRoom: UInt64?
+
+        enum CodingKeys: String, CodingKey {
+            case count, cycles
+            case withoutRoom = "without_room"
+        }
+
+        init(_ report: PlaceReport) {
+            count = report.rest.count
+            cycles = report.rest.cycles
+            withoutRoom = report.withoutRoom.count > 0 ? report.withoutRoom.count : nil
         }
     }
 
@@ -91,14 +128,26 @@ public struct RunDocument: Encodable, Sendable {
         public let total: Total
         public let byReason: [Reason]
         public let byVCPU: [VCPU]
-        /// Absent unless asked for, as is the sum of all exits elsewhere.
+        /// Absent unless asked for, as is the sum of the axis's exits elsewhere.
+        public let byPort: [Place]?
+        public let byPortOthers: Others?
+        public let byMSR: [Place]?
+        public let byMSROthers: Others?
+        public let byAddress: [Place]?
+        public let byAddressOthers: Others?
         public let byRIP: [Place]?
-        public let byRIPOthers: Total?
+        public let byRIPOthers: Others?
 
         enum CodingKeys: String, CodingKey {
             case total
             case byReason = "by_reason"
             case byVCPU = "by_vcpu"
+            case byPort = "by_port"
+            case byPortOthers = "by_port_others"
+            case byMSR = "by_msr"
+            case byMSROthers = "by_msr_others"
+            case byAddress = "by_address"
+            case byAddressOthers = "by_address_others"
             case byRIP = "by_rip"
             case byRIPOthers = "by_rip_others"
         }
@@ -286,21 +335,26 @@ public struct RunDocument: Encodable, Sendable {
     }
 
     public init(
-        _ result: RunReport, host: HostIdentity, version: String, byRIP: RIPReport? = nil
+        _ result: RunReport, host: HostIdentity, version: String, places: [PlaceReport] = []
     ) {
         let all = result.total
         tool = Tool(name: "vmtally", version: version)
         self.host = host
-        vm = Guest(vcpus: result.vcpus.count, memoryMiB: result.memoryMiB)
+        vm = Guest(vcpus: result.vcpus.count, memoryMiB: result.memoryMiB, prefault: result.prefault?.key)
         wallNanoseconds = result.wallNanoseconds
         status = Status(reason: result.end.reason, code: result.end.exitStatus)
+        func report(_ axis: PlaceAxis) -> PlaceReport? { places.first { $0.axis == axis } }
+        func list(_ axis: PlaceAxis) -> [Place]? {
+            report(axis).map { report in report.rows.map { Place($0, report) } }
+        }
+        func others(_ axis: PlaceAxis) -> Others? { report(axis).map(Others.init) }
         exits = Exits(
             total: Total(all.pair), byReason: all.reasons.map { Self.reason($0, of: all) },
             byVCPU: result.vcpus.enumerated().map { index, tally in
                 VCPU(vcpu: index, count: tally.total, cycles: tally.pair.cycles)
             },
-            byRIP: byRIP?.rows.map(Place.init),
-            byRIPOthers: byRIP.map { Total($0.rest) })
+            byPort: list(.port), byPortOthers: others(.port), byMSR: list(.msr), byMSROthers: others(.msr),
+            byAddress: list(.address), byAddressOthers: others(.address), byRIP: list(.rip), byRIPOthers: others(.rip))
         kernel = result.kernel.values
         kernelMissing = result.kernel.missing
         hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }

@@ -105,6 +105,21 @@ public struct RunReport: Sendable {
         }
     }
 
+    /// What came of the wish to have RAM there before the start.
+    public enum Prefault: Sendable {
+        case mapped
+        /// Pages of the host, which the guest's first touches still have to map; and why no more.
+        case populated(String)
+
+        /// The word of JSON.
+        var key: String {
+            switch self {
+            case .mapped: "mapped"
+            case .populated: "populated"
+            }
+        }
+    }
+
     public var end: End
     /// ns.
     public var wallNanoseconds: UInt64
@@ -119,6 +134,8 @@ public struct RunReport: Sendable {
     public var hardware: ExitCounts?
     public var time: VCPUTime?
     public var leaf: Leaf
+    /// nil: not asked for.
+    public var prefault: Prefault?
     /// nil: they were not confined.
     public var sandbox: Sandbox?
     /// Empty for a guest that has started once.
@@ -128,7 +145,8 @@ public struct RunReport: Sendable {
 
     public init(
         end: End, wallNanoseconds: UInt64, memoryMiB: Int, tscKHz: UInt32, vcpus: [ExitCounts], kernel: Kernel,
-        hardware: ExitCounts? = nil, time: VCPUTime? = nil, leaf: Leaf, sandbox: Sandbox? = nil
+        hardware: ExitCounts? = nil, time: VCPUTime? = nil, leaf: Leaf, prefault: Prefault? = nil,
+        sandbox: Sandbox? = nil
     ) {
         self.end = end
         self.wallNanoseconds = wallNanoseconds
@@ -139,6 +157,7 @@ public struct RunReport: Sendable {
         self.hardware = hardware
         self.time = time
         self.leaf = leaf
+        self.prefault = prefault
         self.sandbox = sandbox
     }
 

@@ -25,7 +25,9 @@ struct AttachCommand: ParsableCommand {
     @Argument(help: ArgumentHelp("all: every VM of this host.", valueName: "all"))
     var target: String?
 
-    @Option(name: [.customShort("p"), .customLong("vm")], help: "The VM: its process's pid, or its name.")
+    @Option(
+        name: [.customShort("p"), .customLong("vm")], help: "The VM: its process's pid, or its name.",
+        completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
     var vm: String?
 
     @Option(help: ArgumentHelp("End after so many seconds.", valueName: "seconds"))
@@ -36,12 +38,20 @@ struct AttachCommand: ParsableCommand {
         help: ArgumentHelp("A line for each span of so many seconds as well.", valueName: "seconds"))
     var interval: Double?
 
-    @Option(help: ArgumentHelp("Write the exits as JSON here; - is standard output.", valueName: "file"))
+    @Option(
+        help: ArgumentHelp("Write the exits as JSON here; - is standard output.", valueName: "file"),
+        completion: .file())
     var json: String?
 
     @Option(
+        help: ArgumentHelp("Write them as comma-separated values here; - is standard output.", valueName: "file"),
+        completion: .file())
+    var csv: String?
+
+    @Option(
         name: .shortAndLong,
-        help: ArgumentHelp("Write a recording for vmtally compare here: each --interval is a run.", valueName: "file"))
+        help: ArgumentHelp("Write a recording for vmtally compare here: each --interval is a run.", valueName: "file"),
+        completion: .file())
     var output: String?
 
     @Option(help: "Name of the recording.")
@@ -55,7 +65,8 @@ struct AttachCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "With --by rip: names of the guest's code: vmlinux, System.map or kallsyms.", valueName: "file"))
+            "With --by rip: names of the guest's code: vmlinux, System.map or kallsyms.", valueName: "file"),
+        completion: .file())
     var symbols: String?
 
     @Flag(help: "With --by rip: nothing but a line a stack, for flame graphs.")
@@ -94,6 +105,7 @@ struct AttachCommand: ParsableCommand {
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
         let document = if let json { try OutputFile(path: json) } else { nil as OutputFile? }
+        let values = if let csv { try OutputFile(path: csv) } else { nil as OutputFile? }
         let recording = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
         var waiter = Waiter()
         let child = command.isEmpty ? nil : try ChildProgram(command)
@@ -137,7 +149,9 @@ struct AttachCommand: ParsableCommand {
             }
             if isOver { break }
         }
-        try finish(session, nanoseconds: monotonicNanoseconds() - start, document: document, recording: recording)
+        try finish(
+            session, nanoseconds: monotonicNanoseconds() - start, document: document, values: values,
+            recording: recording)
         if let places { show(places, session, symbols) }
         if let child, let status = child.exitStatus, status != 0 { throw ExitCode(status) }
     }
@@ -153,22 +167,24 @@ struct AttachCommand: ParsableCommand {
                     code: symbols?.location(of: place.rip)?.symbol ?? "0x" + String(place.rip, radix: 16),
                     reason: counts.name(of: ExitCounts.Reason(code: code, count: 0)), count: place.count)
             })
-        print((folded ? table.folded : [""] + table.lines(30)).joined(separator: "\n"))
+        print(
+            (folded ? table.folded : [""] + table.lines(30, width: Terminal.columns(STDOUT_FILENO))).joined(
+                separator: "\n"))
         if places.withoutRoom > 0 { warn("\(places.withoutRoom) exits at places without room in the map") }
     }
 
     private func finish(
         _ session: AttachSession, nanoseconds: UInt64, document: consuming OutputFile?,
-        recording: consuming OutputFile?
+        values: consuming OutputFile?, recording: consuming OutputFile?
     ) throws {
         let kHz = UInt32(clamping: TSCScale.host.kHz)
         let host = HostIdentity(tscKHz: kHz)
         let machines = session.machines
         let losses = session.live.collector.losses()
-        if !quiet, !folded, json != "-", output != "-" {
+        if !quiet, !folded, ![json, csv, output].contains("-") {
             let report = AttachReport(
                 machines, collector: session.live.collector.name, nanoseconds: nanoseconds, lost: losses.description,
-                isSummed: target != nil)
+                isSummed: target != nil, tscKHz: kHz, width: Terminal.columns(STDOUT_FILENO))
             print(report.lines().joined(separator: "\n"))
         } else if let lost = losses.description {
             warn(lost)
@@ -180,6 +196,10 @@ struct AttachCommand: ParsableCommand {
                 machines: machines
             ).json()
             try document?.replaceContents(with: text + "\n")
+        }
+        if csv != nil {
+            let lines = [TopRecords.csvHeader] + TopRecords.csv(machines, seconds: Double(nanoseconds) / 1e9)
+            try values?.replaceContents(with: lines.joined(separator: "\n") + "\n")
         }
         if output != nil {
             guard

@@ -4,6 +4,7 @@ import Glibc
 import HostView
 import Linux
 import LiveView
+import Rendering
 import Reports
 import ThisHost
 
@@ -27,13 +28,26 @@ struct TopCommand: ParsableCommand {
     @Option(name: [.customShort("n"), .long], help: "End after so many intervals.")
     var count: Int?
 
-    @Flag(help: "With --batch: a JSON document on a line for each interval.")
-    var json = false
+    @Option(
+        defaultAsFlag: "-",
+        help: ArgumentHelp(
+            """
+            With --batch: a JSON document on a line for each interval, in this file; -, or no word behind it, is \
+            standard output.
+            """, valueName: "file"),
+        completion: .file())
+    var json: String?
 
-    @Flag(help: "With --batch: a line of comma-separated values for each VM and reason.")
-    var csv = false
+    @Option(
+        defaultAsFlag: "-",
+        help: ArgumentHelp(
+            "With --batch: likewise a line of comma-separated values for each VM and reason.", valueName: "file"),
+        completion: .file())
+    var csv: String?
 
-    @Option(name: [.customShort("p"), .customLong("vm")], help: "Only this VM: its process's pid, or its name.")
+    @Option(
+        name: [.customShort("p"), .customLong("vm")], help: "Only this VM: its process's pid, or its name.",
+        completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
     var vm: String?
 
     @Option(help: "Who counts: auto, module, bpf, tracefs or statistics.")
@@ -42,7 +56,7 @@ struct TopCommand: ParsableCommand {
     func validate() throws {
         guard interval >= 0.01, interval < 1e6 else { throw ValidationError("--interval takes seconds, 0.01 or more.") }
         guard count.map({ $0 > 0 }) ?? true else { throw ValidationError("-n takes a number of intervals, 1 or more.") }
-        guard !(json && csv), batch || !json && !csv else {
+        guard json == nil || csv == nil, batch || json == nil && csv == nil else {
             throw ValidationError("--json and --csv go with --batch, one of them.")
         }
     }
@@ -65,7 +79,9 @@ struct TopCommand: ParsableCommand {
         if let screen {
             return try draw(screen, &live, &model, &waiter)
         }
-        if csv { try output(TopRecords.csvHeader) }
+        let records = try Self.open(json ?? csv ?? "-")
+        defer { if records != STDOUT_FILENO { close(records) } }
+        if csv != nil { try output(TopRecords.csvHeader, records) }
         var done = 0
         let step = UInt64(interval * 1e9)
         var next = start + step
@@ -77,39 +93,48 @@ struct TopCommand: ParsableCommand {
             let before = monotonicNanoseconds()
             model.add(try live.read(CollectorDetail(histograms: true)), at: before)
             while next <= monotonicNanoseconds() { next += step }
-            try printSpan(model, live, seconds: Double(before - start) / 1e9)
+            try printSpan(model, live, seconds: Double(before - start) / 1e9, records)
             done += 1
         }
     }
 
-    private func printSpan(_ model: TopModel, _ live: LiveMachines, seconds: Double) throws {
-        if json {
+    private func printSpan(_ model: TopModel, _ live: LiveMachines, seconds: Double, _ records: Int32) throws {
+        if json != nil {
             let document = LiveDocument(
                 schema: "vmtally.top/1", version: VMTally.version,
                 host: HostIdentity(tscKHz: UInt32(clamping: TSCScale.host.kHz)), collector: live.collector.name,
                 lost: live.losses, nanoseconds: model.nanoseconds, machines: model.rows.map(\.machine))
-            try output(document.json())
-        } else if csv {
-            for line in TopRecords.csv(model, seconds: seconds) { try output(line) }
+            try output(document.json(), records)
+        } else if csv != nil {
+            for line in TopRecords.csv(model, seconds: seconds) { try output(line, records) }
             if let lost = live.collector.losses().description { warn(lost) }
         } else {
             let view = TopView(collector: live.collector.name, interval: interval)
             let lines = view.lines(
-                model, width: 120, height: model.rows.count + 4, lost: live.collector.losses().description)
+                model, width: Terminal.columns(STDOUT_FILENO), height: model.rows.count + 4,
+                lost: live.collector.losses().description)
             // All but the line of keys.
-            for line in lines.dropLast() { try output(line.text.trimmingSuffix()) }
+            for line in lines.dropLast() { try output(line.text.trimmingSuffix(), records) }
         }
     }
 
+    /// A file of records grows while we run: it is no document that is whole or not there.
+    private static func open(_ path: String) throws -> Int32 {
+        guard path != "-" else { return STDOUT_FILENO }
+        let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
+        return descriptor
+    }
+
     /// - Throws: ends quietly when nobody reads any more.
-    private func output(_ line: String) throws {
+    private func output(_ line: String, _ descriptor: Int32) throws {
         var bytes = Array((line + "\n").utf8)[...]
         while !bytes.isEmpty {
-            let written = bytes.withUnsafeBytes { write(STDOUT_FILENO, $0.baseAddress, $0.count) }
+            let written = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
             if written < 0, errno == EINTR { continue }
             guard written > 0 else {
                 if errno == EPIPE { throw ExitCode(0) }
-                throw Failure("standard output: \(String(cString: strerror(errno)))")
+                throw Failure("\(json ?? csv ?? "standard output"): \(String(cString: strerror(errno)))")
             }
             bytes = bytes.dropFirst(written)
         }

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+import ArgumentParser
+import Rendering
+
+/// `--json` and `--csv` of a command that prints a table.
+struct DocumentOptions: ParsableArguments {
+    @Option(
+        defaultAsFlag: "-",
+        help: ArgumentHelp(
+            "Write JSON to this file; -, or no word behind it, is standard output, then in the table's place.",
+            valueName: "file"),
+        completion: .file())
+    var json: String?
+
+    @Option(
+        defaultAsFlag: "-",
+        help: ArgumentHelp("Likewise comma-separated values.", valueName: "file"),
+        completion: .file())
+    var csv: String?
+
+    func validate() throws {
+        guard json != "-" || csv != "-" else {
+            throw ValidationError("--json and --csv cannot both have standard output: give one of them a file.")
+        }
+    }
+
+    /// Then no table is printed.
+    var takeStandardOutput: Bool { json == "-" || csv == "-" }
+
+    /// Opens the files before the work is done.
+    ///
+    /// - Parameter confined: see `OutputFile`.
+    func open(confined: Bool = false) throws -> Files {
+        var named = NamedFiles()
+        name(&named)
+        try named.check()
+        let json = if let json { try OutputFile(path: json, confined: confined) } else { nil as OutputFile? }
+        let csv = if let csv { try OutputFile(path: csv, confined: confined) } else { nil as OutputFile? }
+        return Files(json: json, csv: csv)
+    }
+
+    func name(_ files: inout NamedFiles) {
+        files.output("--json", json)
+        files.output("--csv", csv)
+    }
+
+    struct Files: ~Copyable {
+        private let json: OutputFile?
+        private let csv: OutputFile?
+
+        init(json: consuming OutputFile?, csv: consuming OutputFile?) {
+            self.json = json
+            self.csv = csv
+        }
+
+        /// Writes those that were asked for.
+        func write(json text: @autoclosure () throws -> String, csv values: @autoclosure () throws -> CSV) throws {
+            try json?.replaceContents(with: try text() + "\n")
+            try csv?.replaceContents(with: try values().text)
+        }
+    }
+}
