@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import Glibc
 
 /// `vmtally export`: the program vmtally-export beside this one.
 struct ExportCommand: ParsableCommand {

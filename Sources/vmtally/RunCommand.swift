@@ -205,7 +205,9 @@ struct RunCommand: ParsableCommand {
                 throw ValidationError(
                     "--on-reset restart needs --no-sandbox: a confined process can make no second VM.")
             }
-            guard byRip == nil else { throw ValidationError("--by-rip counts one boot: leave out --on-reset restart.") }
+            guard byRip == nil, by.isEmpty else {
+                throw ValidationError("--by counts one boot: leave out --on-reset restart.")
+            }
         }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
