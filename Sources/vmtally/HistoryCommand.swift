@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import Glibc
 
 /// `vmtally history`: the program vmtally-history beside this one.
 struct HistoryCommand: ParsableCommand {

@@ -190,6 +190,74 @@ struct ExitLedgerTests {
     }
 }
 
+@Suite("module and BPF together")
+struct JoinedCollectorTests {
+    private func returns(_ process: Int32, _ thread: Int32, _ count: UInt64, ended: Bool = false) -> VCPUExits {
+        VCPUExits(
+            identity: VCPUIdentity(process: process, thread: thread), hasEnded: ended,
+            userspace: ExitCounts(source: .bpf, vocabulary: .kvm, reasons: [.init(code: 2, count: count)]))
+    }
+
+    private func exits(_ process: Int32, _ machine: UInt64, vcpu: Int32, _ count: UInt64) -> VCPUExits {
+        VCPUExits(
+            identity: VCPUIdentity(process: process, thread: 0, machine: machine, vcpu: vcpu),
+            hardware: ExitCounts(source: .module, vocabulary: .vmx, reasons: [.init(code: 12, count: count)]))
+    }
+
+    @Test("a process's userspace exits are its one VM's, and stay that when it makes another")
+    func owners() {
+        var owners = ModuleCollector.Owners()
+        owners.add(17, of: 1)
+        #expect(owners.assign([returns(1, 10, 5), returns(2, 20, 5)]).map(\.identity.machine) == [17, 0])
+        owners.add(18, of: 1)
+        // Whose the new thread is, nobody can say.
+        #expect(owners.assign([returns(1, 10, 6), returns(1, 11, 1)]).map(\.identity.machine) == [17, 0])
+        #expect(owners.assign([returns(1, 10, 7, ended: true)]).map(\.identity.machine) == [17])
+        // Its number again is another thread.
+        #expect(owners.assign([returns(1, 10, 1)]).map(\.identity.machine) == [0])
+    }
+
+    @Test("vCPUs whose VM exits and userspace exits are told apart are counted once")
+    func counted() {
+        var owners = ModuleCollector.Owners()
+        owners.add(17, of: 1)
+        var ledger = ExitLedger()
+        let threads = owners.assign([returns(1, 10, 5), returns(1, 11, 7)])
+        var machines = ledger.add([exits(1, 17, vcpu: 0, 100), exits(1, 17, vcpu: 1, 200)] + threads)
+        #expect(machines.count == 1 && machines.first?.vcpuCount == 2)
+        #expect(machines.first?.hardware?.total == 300 && machines.first?.userspace?.total == 12)
+        // The VM has ended a moment before its threads.
+        var last = [exits(1, 17, vcpu: 0, 101), exits(1, 17, vcpu: 1, 202)]
+        for index in last.indices { last[index].hasEnded = true }
+        machines = ledger.add(last + owners.assign([returns(1, 10, 6), returns(1, 11, 7)]))
+        #expect(machines.map(\.hasEnded) == [false] && machines.first?.hardware?.total == 303)
+        machines = ledger.add(owners.assign([returns(1, 10, 6, ended: true), returns(1, 11, 8, ended: true)]))
+        #expect(machines.map(\.hasEnded) == [true] && machines.first?.vcpuCount == 2)
+        #expect(machines.first?.hardware?.total == 303 && machines.first?.userspace?.total == 14)
+        #expect(ledger.add([]).isEmpty)
+    }
+
+    @Test("exits sorted by bounds out of a histogram are those that the BPF maps give")
+    func sorted() throws {
+        let made = MadeUpMaps(slots: 1, rows: 2, vocabulary: .vmx)
+        made.slot(0, process: 7, thread: 9) { $0.exits = 42 }
+        made.row(0, of: 0, place: 5, kind: 1, code: 10, count: 40, ns: 1000)
+        made.row(1, of: 0, place: 6, kind: 1, code: 12, count: 2, ns: 3000)
+        let bounds: [UInt64] = [500, 1100, 2000, 5000]
+        let detail = CollectorDetail(histograms: true, bounds: bounds)
+        let exits = try #require(made.maps.exits(detail).first?.exits.hardware)
+        #expect(exits.durations == [0, 40, 0, 2, 0])
+        let without = ExitCounts(
+            source: .bpf, vocabulary: .vmx,
+            reasons: exits.reasons.map { reason in
+                var reason = reason
+                reason.times?.durations = []
+                return reason
+            })
+        #expect(without.durations.isEmpty && without.sorted(by: bounds) == exits)
+    }
+}
+
 @Suite("statistics in debugfs")
 struct StatisticsCollectorTests {
     @Test("totals since the start; a counter that root has set to 0 loses nothing")

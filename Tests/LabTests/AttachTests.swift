@@ -136,20 +136,17 @@ struct AttachTests {
         return process
     }
 
-    /// The kernel has made its maps: the process's descriptors are of BPF.
-    private static func hasBPF(_ process: Process) -> Bool {
-        let folder = "/proc/\(process.processIdentifier)/fd"
+    /// BPF programs that a process holds, by the kernel's numbers; empty until all are attached.
+    private static func programs(of process: Process) -> [String] {
+        let folder = "/proc/\(process.processIdentifier)/fdinfo/"
         let files = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
-        return files.contains {
-            (try? FileManager.default.destinationOfSymbolicLink(atPath: folder + "/" + $0))?.contains("bpf_link")
-                ?? false
-        }
+        let infos = files.compactMap { try? String(contentsOfFile: folder + $0, encoding: .utf8) }
+        guard infos.contains(where: { $0.contains("link_id:") }) else { return [] }
+        return infos.compactMap { $0.firstMatch(of: /prog_id:\s+(\d+)/).map { String($0.1) } }
     }
 
-    /// Our programs in the kernel, whoever's.
-    private static func programs() throws -> Int {
-        try Lab.run("/usr/sbin/bpftool", ["prog", "show"]).output.split(separator: "\n")
-            .count { $0.contains("name on_return ") }
+    private static func isThere(program id: String) throws -> Bool {
+        try Lab.run("/usr/sbin/bpftool", ["prog", "show", "id", id]).status == 0
     }
 
     @Test(
@@ -190,15 +187,14 @@ struct AttachTests {
         "killed with -9, a collector leaves nothing in the kernel, or what the next one takes away",
         .enabled(if: noTracing == nil, "\(noTracing ?? "")"))
     func killed() throws {
-        // Others' may be there as well.
-        let before = try Self.programs()
-        let bpf = try Self.startAttach(["all", "--collector", "bpf"], ready: Self.hasBPF)
-        #expect(try Self.programs() > before)
+        let bpf = try Self.startAttach(["all", "--collector", "bpf"]) { !Self.programs(of: $0).isEmpty }
+        let programs = Self.programs(of: bpf)
+        #expect(try programs.allSatisfy(Self.isThere))
         kill(bpf.processIdentifier, SIGKILL)
         bpf.waitUntilExit()
         // The kernel takes its time with the last reference.
-        for _ in 0..<600 where try Self.programs() > before { usleep(100_000) }
-        #expect(try Self.programs() <= before)
+        for _ in 0..<600 where try programs.contains(where: Self.isThere) { usleep(100_000) }
+        #expect(try !programs.contains(where: Self.isThere))
 
         let instances = "/sys/kernel/tracing/instances/"
         func own(_ process: Process) -> String { instances + "vmtally-\(process.processIdentifier)-collector" }

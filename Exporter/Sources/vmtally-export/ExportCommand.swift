@@ -56,7 +56,7 @@ struct ExportCommand: ParsableCommand {
         let running = RunningMachine.all()
         // Room for VMs to come is made once.
         let vcpus = vcpus ?? max(128, 2 * running.reduce(0) { $0 + $1.vcpus })
-        let (collector, refusals) = try collector.make(.everything, running, vcpus: vcpus)
+        let (collector, refusals) = try collector.make(.everything, vcpus: vcpus)
         for refusal in refusals { warn("not by \(refusal)") }
         // Before the capabilities go: CAP_SYS_PTRACE is the right to see other users' VMs.
         var live = LiveMachines(collector)

@@ -12,10 +12,8 @@ public enum CollectorChoice: String, CaseIterable, Sendable {
     case statistics
 
     /// - Returns: the collector, and why a better one could not be had, a line each.
-    ///
-    /// - Parameter running: VMs that run.
     public func make(
-        _ scope: CollectorScope, _ running: [RunningMachine], vcpus: Int
+        _ scope: CollectorScope, vcpus: Int
     ) throws(CollectorError) -> (collector: any ExitCollector, refusals: [String]) {
         switch self {
         case .module: return (try ModuleCollector(scope, vcpus: vcpus), [])
@@ -24,17 +22,17 @@ public enum CollectorChoice: String, CaseIterable, Sendable {
         case .statistics: return (try StatisticsCollector(scope), [])
         case .auto:
             var refusals: [String] = []
-            // Cheaper than BPF, but only where it tells of no VM less.
-            if ExitModule.isLoaded {
+            // Cheaper than BPF; but a VM that comes and goes between two looks it does not tell of: for one that runs.
+            if case .process(let process) = scope, ExitModule.isLoaded {
                 do {
-                    return (try ModuleCollector(scope, vcpus: vcpus, covering: running), [])
+                    return (try ModuleCollector(scope, vcpus: vcpus, covering: process), [])
                 } catch {
                     refusals.append("module: \(error)")
                 }
             }
             for choice in [CollectorChoice.bpf, .tracefs, .statistics] {
                 do {
-                    return (try choice.make(scope, running, vcpus: vcpus).collector, refusals)
+                    return (try choice.make(scope, vcpus: vcpus).collector, refusals)
                 } catch {
                     refusals.append("\(choice.rawValue): \(error)")
                 }

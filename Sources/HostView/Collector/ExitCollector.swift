@@ -8,11 +8,18 @@ public protocol ExitCollector: AnyObject {
     /// What tells exits: `module+bpf`, `module`, `bpf`, `tracefs` or `statistics`, as every output names it.
     var name: String { get }
 
+    /// Looks for VMs that have come since, where the kernel does not: to be called a few times a second.
+    func discover() throws(CollectorError)
+
     /// Exits of every vCPU that has had one since the start. One that has ended is told once more, and never again.
     func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits]
 
     /// What the kernel failed to count since the start: when it is not empty, no figure is whole.
     func losses() -> CollectorLosses
+}
+
+extension ExitCollector {
+    public func discover() throws(CollectorError) {}
 }
 
 /// What a reading holds besides counts and sums.

@@ -13,7 +13,6 @@ public final class ModuleCollector: ExitCollector {
     private let returns: BPFCollector?
     private var vms: [Counted] = []
     private var owners = Owners()
-    private var unseen: UInt64 = 0
 
     /// A VM whose counters are held: they outlive it.
     private final class Counted {
@@ -30,11 +29,8 @@ public final class ModuleCollector: ExitCollector {
 
     /// - Parameters:
     ///   - vcpus: see ``BPFCollector``.
-    ///   - running: VMs that must be among those that the module counts; with a scope of more than one process, it must
-    ///     be allowed all, those to come as well.
-    public init(_ scope: CollectorScope, vcpus: Int = 0, covering running: [RunningMachine]? = nil)
-        throws(CollectorError)
-    {
+    ///   - covering: a process whose VM must be among those that the module counts.
+    public init(_ scope: CollectorScope, vcpus: Int = 0, covering process: Int32? = nil) throws(CollectorError) {
         self.scope = scope
         let list: ExitModuleList
         do {
@@ -43,7 +39,10 @@ public final class ModuleCollector: ExitCollector {
         } catch {
             throw CollectorError(cause: "\(error)", remedy: "")
         }
-        if let running { try Self.check(list, scope, running) }
+        if let process, !list.vms.contains(where: { $0.pid == process }) {
+            throw CollectorError(
+                cause: "the module is not allowed to count process \(process)", remedy: "sudo vmtally allow \(process)")
+        }
         returns = try? BPFCollector(scope, vcpus: vcpus, countsVMExits: false)
         name = returns == nil ? "module" : "module+bpf"
         try open(list)
@@ -53,18 +52,16 @@ public final class ModuleCollector: ExitCollector {
         }
     }
 
-    private static func check(
-        _ list: ExitModuleList, _ scope: CollectorScope, _ running: [RunningMachine]
-    ) throws(CollectorError) {
-        if case .process(let process) = scope {
-            guard !list.vms.contains(where: { $0.pid == process }) else { return }
-            throw CollectorError(
-                cause: "the module is not allowed to count process \(process)", remedy: "sudo vmtally allow \(process)")
-        }
-        let isCounted = running.allSatisfy { machine in list.vms.contains { $0.pid == machine.process } }
-        guard list.rules.contains("allow all"), isCounted else {
-            throw CollectorError(
-                cause: "the module is not allowed to count all VMs", remedy: "sudo vmtally allow all")
+    /// Takes hold of VMs that have come since. One that comes and goes between two looks is missed.
+    public func discover() throws(CollectorError) {
+        do {
+            try open(try module.list())
+        } catch let error as KVMError {
+            throw CollectorError(cause: "\(error)", remedy: "")
+        } catch let error as CollectorError {
+            throw error
+        } catch {
+            throw CollectorError(cause: "\(error)", remedy: "")
         }
     }
 
@@ -94,20 +91,15 @@ public final class ModuleCollector: ExitCollector {
                 ExitCounts.Reason(
                     code: $0.code, count: $0.count,
                     times: ExitCounts.Times(cycles: $0.cycles, range: $0.range, buckets: $0.buckets))
-            })
+            }
+                // KVM counts them, and no tracepoint shows them.
+                + (vcpu.unseen > 0 ? [ExitCounts.Reason(code: nil, count: vcpu.unseen)] : []))
     }
 
     public func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits] {
-        do {
-            try open(try module.list())
-        } catch let error as KVMError {
-            throw CollectorError(cause: "\(error)", remedy: "")
-        } catch {
-            throw CollectorError(cause: "\(error)", remedy: "")
-        }
+        try discover()
         var readings: [VCPUExits] = []
         var gone: Set<UInt64> = []
-        unseen = 0
         for counted in vms {
             let snapshot = try Self.read(counted)
             if snapshot.isGone { gone.insert(counted.vm.id) }
@@ -115,7 +107,6 @@ public final class ModuleCollector: ExitCollector {
                 let before = counted.before[vcpu.id]
                 var since = Self.counts(vcpu, snapshot)
                 if let before { since = since.difference(since: before.exits) }
-                unseen &+= vcpu.unseen
                 readings.append(
                     VCPUExits(
                         identity: VCPUIdentity(
@@ -156,9 +147,5 @@ public final class ModuleCollector: ExitCollector {
         mutating func keep(_ processes: Set<Int32>) { machines = machines.filter { processes.contains($0.key) } }
     }
 
-    public func losses() -> CollectorLosses {
-        var losses = returns?.losses() ?? CollectorLosses()
-        losses.withoutRoom &+= unseen
-        return losses
-    }
+    public func losses() -> CollectorLosses { returns?.losses() ?? CollectorLosses() }
 }

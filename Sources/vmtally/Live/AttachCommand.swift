@@ -117,7 +117,7 @@ struct AttachCommand: ParsableCommand {
                 chosen.map { .process($0.process) } ?? .everything
             }
         let running = chosen.map { [$0] } ?? (fromStart ? [] : RunningMachine.all())
-        let (collector, refusals) = try collector.make(scope, running, vcpus: running.reduce(0) { $0 + $1.vcpus })
+        let (collector, refusals) = try collector.make(scope, vcpus: running.reduce(0) { $0 + $1.vcpus })
         for refusal in refusals { warn("not by \(refusal)") }
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let places = try by.map { _ in try PlaceCollector(scope) }
@@ -138,6 +138,7 @@ struct AttachCommand: ParsableCommand {
             let moment = min(end, next, monotonicNanoseconds() + 200_000_000)
             let time = monotonicNanoseconds()
             let signal = waiter.wait(nanoseconds: moment > time ? moment - time : 0)
+            try session.live.collector.discover()
             let isOver =
                 monotonicNanoseconds() >= end || child?.exitStatus != nil || [SIGINT, SIGTERM, SIGHUP].contains(signal)
                 || !fromStart && chosen.map { kill($0.process, 0) != 0 && errno == ESRCH } ?? false
