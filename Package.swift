@@ -15,6 +15,9 @@ let package = Package(
         .library(name: "BootRecords", targets: ["BootRecords"]),
         .library(name: "Rendering", targets: ["Rendering"]),
         .library(name: "Reports", targets: ["Reports"]),
+        .library(name: "HostView", targets: ["HostView"]),
+        .library(name: "LiveView", targets: ["LiveView"]),
+        .library(name: "ThisHost", targets: ["ThisHost"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [
@@ -78,12 +81,14 @@ let package = Package(
         .executableTarget(
             name: "vmtally-benchmarks",
             dependencies: [
-                "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Rendering", "ThisHost",
+                "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "HostView", "KVM", "LiveView", "Machine",
+                "MadeUpExits", "Rendering", "Reports", "ThisHost",
             ],
             path: "Benchmarks/Harness"),
         .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "ExitStats", "SeededRandom"]),
         .testTarget(name: "CodegenTests"),
-        .testTarget(name: "HostViewTests", dependencies: ["CBPF", "ExitStats", "HostView"]),
+        .target(name: "MadeUpExits", dependencies: ["CBPF", "ExitStats", "HostView"], path: "Tests/MadeUpExits"),
+        .testTarget(name: "HostViewTests", dependencies: ["CBPF", "ExitStats", "HostView", "MadeUpExits"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
         .testTarget(name: "KVMTests", dependencies: ["CExitModule", "CLinux", "KVM", "Linux"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),

@@ -82,7 +82,7 @@ public struct BootRecording: Codable, Equatable, Sendable {
         let decoder = JSONDecoder()
         let data = Data(json)
         guard let head = try? decoder.decode(Head.self, from: data), let schema = head.schema else {
-            throw BootRecordingError("this is no recording of boots: vmtally boot -o FILE makes one")
+            throw BootRecordingError("not a recording of boots: vmtally boot -o FILE makes one")
         }
         guard schema == Self.schema else {
             throw BootRecordingError("its schema is \(schema), not \(Self.schema): record again with this vmtally")

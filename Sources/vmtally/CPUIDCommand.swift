@@ -93,7 +93,7 @@ extension CPUIDReport.Leaf {
 
 private func parseLeaf(_ text: String) throws -> UInt32 {
     guard let value = number(text) else {
-        throw ValidationError("'\(text)' is no CPUID leaf: give a number such as 0x40000001.")
+        throw ValidationError("'\(text)' is not a CPUID leaf: give a number such as 0x40000001.")
     }
     return value
 }

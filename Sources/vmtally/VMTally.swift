@@ -4,17 +4,17 @@ import BootRecords
 import CLinux
 import CVersion
 import Glibc
+import Reports
 
 @main
 struct VMTally: ParsableCommand {
     /// `0.1.0+0123456789ab`: the version, and the commit that it was built from where that is known.
     static let version: String = {
         let commit = String(cString: vmtally_commit())
-        return number + (commit.isEmpty ? "" : "+" + commit)
+        return Release.version + (commit.isEmpty ? "" : "+" + commit)
     }()
     /// As documents name it.
     static let tool = BootRecording.Tool(name: "vmtally", version: version)
-    private static let number = "0.1.0"
 
     static let configuration = CommandConfiguration(
         commandName: "vmtally",
@@ -23,7 +23,7 @@ struct VMTally: ParsableCommand {
         subcommands: [
             DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
             HistoryCommand.self, HostCommand.self, CPUIDCommand.self, AllowCommand.self, DisallowCommand.self,
-            TopCommand.self, AttachCommand.self,
+            TopCommand.self, AttachCommand.self, ExportCommand.self,
         ]
     )
 

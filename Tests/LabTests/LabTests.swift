@@ -95,7 +95,13 @@ struct LabTests {
         arguments: [
             Patched(
                 ground: "svm",
-                checks: ["--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "nested"])
+                checks: ["--quick", "counts", "capability", "off", "table", "knobs", "debugfs", "nested"]),
+            Patched(
+                ground: "svm",
+                checks: [
+                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs",
+                    "nested",
+                ]),
         ])
     func kernelPatch(patched: Patched) throws {
         try check("kernel-patch/try", patched)
@@ -107,12 +113,6 @@ struct LabTests {
         arguments: [
             Patched(ground: "svm", checks: ["--quick", "storm", "selftests", "demo", "linux"]),
             Patched(ground: "svm", checks: ["time", "preempt", "cost", "install"]),
-            Patched(
-                ground: "svm",
-                checks: [
-                    "--version", "newest", "--quick", "counts", "capability", "off", "table", "knobs", "debugfs",
-                    "nested",
-                ]),
             Patched(ground: "vmx", checks: ["--quick", "counts", "capability", "off", "selftests", "demo", "linux"]),
             Patched(ground: "vmx", checks: ["fastpath"]),
         ])

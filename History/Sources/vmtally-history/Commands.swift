@@ -150,7 +150,7 @@ struct Trend: ParsableCommand {
             "Only configurations with all these words, such as console=virtio,cpus=1.", valueName: "words"))
     var only: String?
 
-    @Option(help: "The last so many recordings.")
+    @Option(help: "Only the last N recordings.")
     var last = 20
 
     func run() throws {

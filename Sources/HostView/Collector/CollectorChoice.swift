@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import KVM
 
 /// Which collector to use.
 public enum CollectorChoice: String, CaseIterable, Sendable {
@@ -11,19 +12,29 @@ public enum CollectorChoice: String, CaseIterable, Sendable {
     case statistics
 
     /// - Returns: the collector, and why a better one could not be had, a line each.
+    ///
+    /// - Parameter running: VMs that run.
     public func make(
-        _ scope: CollectorScope, vcpus: Int
+        _ scope: CollectorScope, _ running: [RunningMachine], vcpus: Int
     ) throws(CollectorError) -> (collector: any ExitCollector, refusals: [String]) {
         switch self {
-        case .module: return (try ModuleCollector(scope), [])
+        case .module: return (try ModuleCollector(scope, vcpus: vcpus), [])
         case .bpf: return (try BPFCollector(scope, vcpus: vcpus), [])
         case .tracefs: return (try TracefsCollector(scope), [])
         case .statistics: return (try StatisticsCollector(scope), [])
         case .auto:
             var refusals: [String] = []
+            // Cheaper than BPF, but only where it tells of no VM less.
+            if ExitModule.isLoaded {
+                do {
+                    return (try ModuleCollector(scope, vcpus: vcpus, covering: running), [])
+                } catch {
+                    refusals.append("module: \(error)")
+                }
+            }
             for choice in [CollectorChoice.bpf, .tracefs, .statistics] {
                 do {
-                    return (try choice.make(scope, vcpus: vcpus).collector, refusals)
+                    return (try choice.make(scope, running, vcpus: vcpus).collector, refusals)
                 } catch {
                     refusals.append("\(choice.rawValue): \(error)")
                 }

@@ -22,9 +22,9 @@ enum ImageKind {
         (0, Array("{".utf8), "it is a text"),
         (
             0, Array("MZ".utf8),
-            "it is an EFI program, for which there is no firmware here: give a vmlinux"
+            "it is an EFI program, and there is no firmware here to run it: give a vmlinux"
         ),
-        (510, [0x55, 0xAA], "it is a boot sector or the image of a disk: there is no BIOS here that starts it"),
+        (510, [0x55, 0xAA], "it is a boot sector or a disk image, and there is no BIOS here to boot it"),
     ]
 
     /// Nil for what has no name here.

@@ -30,12 +30,12 @@ struct AttachCommand: ParsableCommand {
         completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
     var vm: String?
 
-    @Option(help: ArgumentHelp("End after so many seconds.", valueName: "seconds"))
+    @Option(help: ArgumentHelp("End after this many seconds.", valueName: "seconds"))
     var duration: Double?
 
     @Option(
         name: .shortAndLong,
-        help: ArgumentHelp("A line for each span of so many seconds as well.", valueName: "seconds"))
+        help: ArgumentHelp("Print a line for every interval of this many seconds as well.", valueName: "seconds"))
     var interval: Double?
 
     @Option(
@@ -117,7 +117,7 @@ struct AttachCommand: ParsableCommand {
                 chosen.map { .process($0.process) } ?? .everything
             }
         let running = chosen.map { [$0] } ?? (fromStart ? [] : RunningMachine.all())
-        let (collector, refusals) = try collector.make(scope, vcpus: running.reduce(0) { $0 + $1.vcpus })
+        let (collector, refusals) = try collector.make(scope, running, vcpus: running.reduce(0) { $0 + $1.vcpus })
         for refusal in refusals { warn("not by \(refusal)") }
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let places = try by.map { _ in try PlaceCollector(scope) }

@@ -25,7 +25,7 @@ struct TopCommand: ParsableCommand {
     @Flag(name: .shortAndLong, help: "Print each interval instead of drawing.")
     var batch = false
 
-    @Option(name: [.customShort("n"), .long], help: "End after so many intervals.")
+    @Option(name: [.customShort("n"), .long], help: "End after this many intervals.")
     var count: Int?
 
     @Option(
@@ -66,7 +66,7 @@ struct TopCommand: ParsableCommand {
         let chosen = try vm.map { try MachineSelection.find($0) }
         let running = RunningMachine.all()
         let (collector, refusals) = try collector.make(
-            chosen.map { .process($0.process) } ?? .everything, vcpus: running.reduce(0) { $0 + $1.vcpus })
+            chosen.map { .process($0.process) } ?? .everything, running, vcpus: running.reduce(0) { $0 + $1.vcpus })
         for refusal in refusals { warn("not by \(refusal)") }
         var waiter = Waiter()
         let screen = batch ? nil : try TopScreen()
