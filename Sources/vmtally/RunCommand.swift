@@ -251,10 +251,10 @@ struct RunCommand: ParsableCommand {
         let host = statsJson.map { _ in HostIdentity(tscKHz: first.tscKHz) }
         let emulator = quiet ? nil : HostIdentity.emulatorHere
         if interval != nil, !quiet { StandardError.print(IntervalLines.header) }
-        let (machine, result, report, found) = try boots(first, configuration)
+        let (machine, result, report) = try boots(first, configuration)
         limitPatience(result.end)
         let places = axes.compactMap { axis, count in
-            found[axis].map {
+            result.places[axis].map {
                 PlaceReport(
                     axis, $0, top: count, allExits: report.total.total,
                     symbols: axis == .rip ? symbols ?? machine.kernelSymbols(result.anchors) : nil,
@@ -296,13 +296,12 @@ struct RunCommand: ParsableCommand {
     /// - Returns: the last machine and its result, and what there is to tell of all.
     private func boots(
         _ first: consuming Machine, _ configuration: MachineConfiguration
-    ) throws -> (Machine, RunResult, RunReport, [PlaceAxis: PlaceSnapshot]) {
+    ) throws -> (Machine, RunResult, RunReport) {
         let start = monotonicNanoseconds()
         var configuration = configuration
         var machine = first
         var result = try machine.run()
         var report = RunReport(result, of: machine)
-        var places = result.places
         while onReset == .restart, result.end == .reset, report.boots.count < ResetPolicy.mostBoots {
             configuration.counters = machine.countersForNextBoot
             if let timeout {
@@ -312,13 +311,8 @@ struct RunCommand: ParsableCommand {
             machine = try makeMachine(configuration)
             result = try machine.run()
             report = RunReport(result, of: machine).following(report)
-            places.merge(result.places) { sum, boot in
-                var sum = sum
-                sum.merge(boot)
-                return sum
-            }
         }
-        return (machine, result, report, places)
+        return (machine, result, report)
     }
 
     private func intervals(seconds: Double) -> IntervalConfiguration {

@@ -519,7 +519,7 @@ struct CommandLineTests {
             ("run --kernel text", "it is not a Linux kernel"), ("run --guest text", "not an ELF file"),
             ("bench --from text", "text: not a document of schema vmtally.bench/1"),
             ("bench --baseline none --only cpuid", "Error: none: No such file or directory"),
-            ("compare text text", "text: this is no recording of boots"),
+            ("compare text text", "text: not a recording of boots"),
         ])
     func otherFiles(command: String, message: String) throws {
         _ = try folder.file("text", Array("root:x:0:0\n".utf8))

@@ -78,6 +78,7 @@ struct DocumentationTests {
     private static let elsewhere: [(start: String, by: String)] = [
         ("vmtally attach", "LabTests/AttachTests: a VM of QEMU's"), ("vmtally top", "LabTests/TopTests: a terminal"),
         ("sudo vmtally allow", "kernel-module/tests: the module"),
+        ("sudo vmtally export", "Exporter's own tests: a server"),
         ("vmtally boot", "LabTests/LinuxBootTests: protocol"),
         ("vmtally history", "HistoryTests, MachineTests/CommandLineTests"),
         ("vmtally run --kernel vmlinuz --initrd initrd --cpuid-site", "LabTests/LinuxBootTests: live"),
