@@ -82,6 +82,7 @@ struct DocumentationTests {
         ("vmtally boot", "LabTests/LinuxBootTests: protocol"),
         ("vmtally history", "HistoryTests, MachineTests/CommandLineTests"),
         ("vmtally run --kernel vmlinuz --initrd initrd --cpuid-site", "LabTests/LinuxBootTests: live"),
+        ("vmtally run --kernel vmlinuz --initrd initrd --memory 256 --live-cpuid off -i", "MachineTests/IntervalTests"),
         ("build/vmtally run --kernel", "LabTests/AskedTests: lines"),
         ("build/vmtally run --append", "LabTests/AskedTests: lines"),
         ("build/vmtally run --cpuid", "LabTests/AskedTests: lines"),
