@@ -12,7 +12,7 @@ RELEASE := -c release --scratch-path .build-static -Xswiftc -static-executable -
 STRICT := $(if $(CI),-Xswiftc -warnings-as-errors --explicit-target-dependency-import-check error)
 
 SHELL := /bin/bash -o pipefail
-.PHONY: demo build history test test-asan fuzz fuzz-coverage inject guest module lint bench-loop bench-start bench-check \
+.PHONY: demo build history export test test-asan fuzz fuzz-coverage inject guest module lint bench-loop bench-start bench-scrape bench-check \
 	examples install uninstall deb tarball clean clean-cache always
 
 demo: build
@@ -26,6 +26,13 @@ history: build
 	$(SWIFT) build --package-path History $(RELEASE:.build-static=.build-history) 2>&1 | \
 		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
 	strip -o build/vmtally-history .build-history/release/vmtally-history
+
+# So is `vmtally export`, with SwiftNIO in it.
+export: build
+	@scripts/require build
+	$(SWIFT) build --package-path Exporter $(RELEASE:.build-static=.build-export) --product vmtally-export 2>&1 | \
+		grep -v 'statically linked applications requires\|mktemp.* is dangerous'
+	strip -o build/vmtally-export .build-export/release/vmtally-export
 
 # Ten million inputs for each target that a hostile file or guest can reach: Tests/FuzzTests. Optimised, with the checks
 # of raw buffers that debug builds have.
@@ -61,6 +68,8 @@ test: guest build/vmtally-fidelity
 	$(SWIFT) test $(STRICT)
 	@scripts/require history
 	$(SWIFT) test --package-path History --scratch-path .build-history
+	@scripts/require export
+	$(SWIFT) test --package-path Exporter --scratch-path .build-export
 
 # The linker's warnings about dlopen and getpwnam in static programs concern calls that are never made.
 build/%: always
@@ -90,18 +99,23 @@ bench-loop: build/vmtally-benchmarks
 bench-start: build build/vmtally-benchmarks
 	build/vmtally-benchmarks start
 
+# What a scrape of `vmtally export` takes with 1,000 VMs: docs/fleet.md.
+bench-scrape: build/vmtally-benchmarks
+	build/vmtally-benchmarks scrape
+
 # Fails when a figure is above its target with 95 % certainty; leaves the recorded results as they are.
 bench-check: build build/vmtally-benchmarks
-	build/vmtally-benchmarks --check loop accounting start
+	build/vmtally-benchmarks --check loop accounting start scrape
 
 # Builds and runs what is in Examples.
 examples: build
 	@scripts/require examples
 	PATH="$(CURDIR)/build:$$PATH" Examples/check
 
-# Packaging/README.md: what lies where. Root need not build: `make build history`, then `sudo make install`.
+# Packaging/README.md: what lies where. Root need not build: `make history export`, then `sudo make install`.
 PREFIX ?= /usr/local
-staged = $(if $(and $(wildcard build/vmtally),$(wildcard build/vmtally-history)),,history)
+staged = $(if $(and $(wildcard build/vmtally),$(wildcard build/vmtally-history)),,history) \
+	$(if $(wildcard build/vmtally-export),,export)
 install: $(staged)
 	Packaging/stage build/stage
 	install -m 755 Packaging/install.sh build/stage/
@@ -111,17 +125,17 @@ uninstall:
 	Packaging/install.sh --uninstall --prefix $(PREFIX) $(if $(DESTDIR),--destdir $(DESTDIR))
 
 # Debian packages, and the same programs for everybody else: build/deb and build/vmtally-*.tar.gz.
-deb: history $(if $(wildcard Exporter),export)
+deb: history export
 	Packaging/deb
 
-tarball: history $(if $(wildcard Exporter),export)
+tarball: history export
 	Packaging/tarball
 
 lint:
-	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History
+	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History Exporter
 
 clean:
-	rm -rf .build .build-static .build-asan .build-fuzz .build-fuzz-coverage .build-history .build-manual build
+	rm -rf .build .build-static .build-asan .build-fuzz .build-fuzz-coverage .build-history .build-export .build-manual build
 
 # What the lab, the guest and the packages' tests have fetched: kernels, and the chroots of Packaging/try.
 clean-cache:

@@ -2,6 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import PackageDescription
 
+// In `--version` and in documents, behind a plus sign.
+let commit = Context.gitInformation.map { git in
+    String(git.currentCommit.prefix(12)) + (git.hasUncommittedChanges ? "-modified" : "")
+}
+
 let package = Package(
     name: "vmtally",
     products: [
@@ -10,6 +15,9 @@ let package = Package(
         .library(name: "BootRecords", targets: ["BootRecords"]),
         .library(name: "Rendering", targets: ["Rendering"]),
         .library(name: "Reports", targets: ["Reports"]),
+        .library(name: "HostView", targets: ["HostView"]),
+        .library(name: "LiveView", targets: ["LiveView"]),
+        .library(name: "ThisHost", targets: ["ThisHost"]),
         .executable(name: "vmtally", targets: ["vmtally"]),
     ],
     dependencies: [
@@ -17,6 +25,7 @@ let package = Package(
     ],
     targets: [
         .target(name: "CLinux"),
+        .target(name: "CVersion", cSettings: commit.map { [.define("VMTALLY_COMMIT", to: "\"\($0)\"")] } ?? []),
         .target(name: "CLinuxKVM"),
         .target(name: "Linux", dependencies: ["CLinux"]),
         .target(name: "KVM", dependencies: ["CExitModule", "CLinux", "CLinuxKVM", "Linux"]),
@@ -31,7 +40,7 @@ let package = Package(
         .systemLibrary(name: "CBPF", path: "bpf/libbpf"),
         .systemLibrary(name: "CNCurses"),
         .plugin(name: "BPFPrograms", capability: .buildTool()),
-        .target(name: "ThisHost"),
+        .target(name: "ThisHost", dependencies: ["CLinux"]),
         .target(name: "HostView", dependencies: ["CBPF", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
         .target(name: "SeededRandom"),
         .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
@@ -55,7 +64,7 @@ let package = Package(
         .target(name: "Rendering"),
         .target(
             name: "Reports",
-            dependencies: ["BootRecords", "ExitStats", "GuestCode", "Rendering", "ThisHost"]),
+            dependencies: ["BootRecords", "CVersion", "ExitStats", "GuestCode", "Rendering", "ThisHost"]),
         .target(
             name: "Outcomes",
             dependencies: ["Bench", "ExitStats", "KVM", "Machine", "Reports", "ThisHost"]),
@@ -72,12 +81,14 @@ let package = Package(
         .executableTarget(
             name: "vmtally-benchmarks",
             dependencies: [
-                "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "KVM", "Machine", "Rendering", "ThisHost",
+                "CBenchmarks", "CLinux", "CLinuxKVM", "ExitStats", "HostView", "KVM", "LiveView", "Machine",
+                "MadeUpExits", "Rendering", "Reports", "ThisHost",
             ],
             path: "Benchmarks/Harness"),
         .testTarget(name: "BootRecordsTests", dependencies: ["BootRecords", "ExitStats", "SeededRandom"]),
         .testTarget(name: "CodegenTests"),
-        .testTarget(name: "HostViewTests", dependencies: ["CBPF", "ExitStats", "HostView"]),
+        .target(name: "MadeUpExits", dependencies: ["CBPF", "ExitStats", "HostView"], path: "Tests/MadeUpExits"),
+        .testTarget(name: "HostViewTests", dependencies: ["CBPF", "ExitStats", "HostView", "MadeUpExits"]),
         .testTarget(name: "GuestCodeTests", dependencies: ["GuestCode", "TestSupport"]),
         .testTarget(name: "KVMTests", dependencies: ["CExitModule", "CLinux", "KVM", "Linux"]),
         .testTarget(name: "ExitStatsTests", dependencies: ["CVMTally", "ExitStats", "SeededRandom"]),

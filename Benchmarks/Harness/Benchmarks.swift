@@ -2,7 +2,7 @@
 import CBenchmarks
 import Glibc
 
-/// `vmtally-benchmarks loop|accounting|start... [--check] [--program PATH]`: see Benchmarks/README.md.
+/// `vmtally-benchmarks loop|accounting|start|scrape... [--check] [--program PATH]`: see Benchmarks/README.md.
 @main
 enum Benchmarks {
     static func main() {
@@ -22,9 +22,8 @@ enum Benchmarks {
         for name in names {
             // A check is done in two minutes, at the price of wider intervals.
             let figures = try measure(name, rounds: checking ? 12 : 25)
-            let results = Results(
-                benchmark: name, command: name == "start" ? "make bench-start" : "make bench-loop", setting: setting,
-                figures: figures)
+            let goal = ["start", "scrape"].contains(name) ? name : "loop"
+            let results = Results(benchmark: name, command: "make bench-\(goal)", setting: setting, figures: figures)
             print(results.text())
             failures += figures.filter(\.fails)
             if !checking {
@@ -55,8 +54,10 @@ enum Benchmarks {
             return try AccountingBenchmark(rounds: rounds).run(progress: progress)
         case "start":
             return try StartBenchmark(rounds: rounds, program: "build/vmtally").run(progress: progress)
+        case "scrape":
+            return try ScrapeBenchmark(rounds: rounds).run(progress: progress)
         default:
-            throw BenchmarkError("no benchmark '\(name)'; there are loop, accounting and start")
+            throw BenchmarkError("no benchmark '\(name)'; there are loop, accounting, start and scrape")
         }
     }
 

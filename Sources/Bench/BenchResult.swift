@@ -136,12 +136,16 @@ struct BenchRecord {
         let upper = sorted.percentile(0.75)
         let fence = UInt64(upper - lower) * 3
         let outliers = sorted.count { UInt64($0) > UInt64(upper) + fence || UInt64($0) + fence < UInt64(lower) }
+        // Blocks of unlike speed can have the median of all samples outside of what their own medians say.
+        let median = sorted.percentile(0.5)
+        let blocks = medianInterval
+        let interval = net(min(blocks.lowerBound, median))...net(max(blocks.upperBound, median))
         return BenchMeasurement(
-            samples: sorted.count, iterations: iterations, blocks: blocks, minimum: net(sorted[0]),
+            samples: sorted.count, iterations: iterations, blocks: self.blocks, minimum: net(sorted[0]),
             maximum: net(sorted[sorted.count - 1]),
-            mean: Double(sorted.reduce(0) { $0 + net($1) }) / Double(sorted.count), p50: net(sorted.percentile(0.5)),
+            mean: Double(sorted.reduce(0) { $0 + net($1) }) / Double(sorted.count), p50: net(median),
             p90: net(sorted.percentile(0.9)), p99: net(sorted.percentile(0.99)), p999: net(sorted.percentile(0.999)),
-            interval: net(medianInterval.lowerBound)...net(medianInterval.upperBound), outliers: outliers,
+            interval: interval, outliers: outliers,
             userspace: counts(kind), hardware: hardwareCount(kind), vocabulary: hardware?.vocabulary,
             userspaceCycles: kind.userspace.reduce(0) { sum, expected in
                 sum + (tally[UInt32(bitPattern: expected.key)]?.times?.percentile(0.5) ?? 0) * expected.value

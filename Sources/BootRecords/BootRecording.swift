@@ -24,13 +24,16 @@ public struct BootRecording: Codable, Equatable, Sendable {
         public var backend: String
         public var kernel: String
         public var tscKHz: UInt32
+        /// The emulator that the host itself runs in; absent on a processor, and in older recordings.
+        public var emulator: String?
 
         enum CodingKeys: String, CodingKey {
-            case cpu, backend, kernel
+            case cpu, backend, kernel, emulator
             case tscKHz = "tsc_khz"
         }
 
-        public init(cpu: String, backend: String, kernel: String, tscKHz: UInt32) {
+        public init(cpu: String, backend: String, kernel: String, tscKHz: UInt32, emulator: String? = nil) {
+            self.emulator = emulator
             self.cpu = cpu
             self.backend = backend
             self.kernel = kernel
@@ -79,7 +82,7 @@ public struct BootRecording: Codable, Equatable, Sendable {
         let decoder = JSONDecoder()
         let data = Data(json)
         guard let head = try? decoder.decode(Head.self, from: data), let schema = head.schema else {
-            throw BootRecordingError("this is no recording of boots: vmtally boot -o FILE makes one")
+            throw BootRecordingError("not a recording of boots: vmtally boot -o FILE makes one")
         }
         guard schema == Self.schema else {
             throw BootRecordingError("its schema is \(schema), not \(Self.schema): record again with this vmtally")
@@ -96,7 +99,8 @@ public struct BootRecording: Codable, Equatable, Sendable {
         if let problem = problem() { throw BootRecordingError("damaged recording: \(problem)") }
     }
 
-    private static func describe(_ error: any Error) -> String {
+    /// A decoder's complaint, for people.
+    package static func describe(_ error: any Error) -> String {
         switch error {
         case DecodingError.keyNotFound(let key, let context):
             "\(path(context.codingPath + [key])) is missing"

@@ -17,7 +17,7 @@ enum RecordingLimits {
 extension BootRecording {
     /// The first thing that no recording of a boot can have; nil: it is sound.
     func problem() -> String? {
-        guard RecordingLimits.time.contains(recorded) else { return ".recorded is no time" }
+        guard RecordingLimits.time.contains(recorded) else { return ".recorded is not a time" }
         guard configurations.count <= RecordingLimits.configurations else { return "too many configurations" }
         guard configurations.reduce(0, { $0 + $1.runs.count }) <= RecordingLimits.runs else { return "too many runs" }
         for (index, configuration) in configurations.enumerated() {
@@ -68,12 +68,12 @@ extension BootRun {
             guard let exits else { continue }
             guard exits.total <= RecordingLimits.number, exits.reasons.count <= RecordingLimits.names,
                 exits.reasons.allSatisfy({ $0.count <= RecordingLimits.number })
-            else { return "\(name): a number that no boot comes to" }
+            else { return "\(name): a number that no boot reaches" }
         }
         let phases = phases ?? []
         guard phases.count <= RecordingLimits.names,
             phases.allSatisfy({ max($0.start, $0.exits, $0.userspace) <= RecordingLimits.number })
-        else { return "phases: a number that no boot comes to" }
+        else { return "phases: a number that no boot reaches" }
         return nil
     }
 }

@@ -29,6 +29,9 @@ public struct ExitCounts: Equatable, Sendable {
         public var range: ClosedRange<UInt64>?
         /// Exits in each bucket of ``CycleHistogram``; empty where nobody keeps a histogram.
         public var buckets: [UInt64]
+        /// Exits that took up to each of some bounds, and more than the one before; then those above all. Empty where
+        /// nobody asked for bounds.
+        public var durations: [UInt64] = []
         /// Between these exits and the next entry, and not in ``cycles``: while the vCPU was halted, polling included.
         public var halted: UInt64
         /// Likewise: in userspace, for VM exits that got that far.
@@ -67,11 +70,28 @@ public struct ExitCounts: Equatable, Sendable {
             return range?.upperBound
         }
 
+        /// With ``durations`` out of the histogram.
+        ///
+        /// - Parameter bounds: TSC cycles, ascending.
+        public func sorted(by bounds: [UInt64]) -> Times {
+            guard !bounds.isEmpty, !buckets.isEmpty else { return self }
+            var sorted = self
+            sorted.durations = [UInt64](repeating: 0, count: bounds.count + 1)
+            for (bucket, count) in buckets.enumerated() where count > 0 {
+                let middle = CycleHistogram.midpoint(of: bucket)
+                sorted.durations[bounds.firstIndex { middle <= $0 } ?? bounds.count] &+= count
+            }
+            return sorted
+        }
+
         fileprivate func adding(_ other: Times) -> Times {
             var sum = Times(
                 cycles: cycles &+ other.cycles, halted: halted &+ other.halted, userspace: userspace &+ other.userspace)
             if !buckets.isEmpty, !other.buckets.isEmpty {
                 sum.buckets = zip(buckets, other.buckets).map { $0 &+ $1 }
+            }
+            if durations.count == other.durations.count {
+                sum.durations = zip(durations, other.durations).map { $0 &+ $1 }
             }
             switch (range, other.range) {
             case (let own?, let others?):
@@ -88,6 +108,9 @@ public struct ExitCounts: Equatable, Sendable {
             var rest = Times(
                 cycles: cycles &- earlier.cycles, halted: halted &- earlier.halted,
                 userspace: userspace &- earlier.userspace)
+            if durations.count == earlier.durations.count {
+                rest.durations = zip(durations, earlier.durations).map { $0 &- $1 }
+            }
             guard !buckets.isEmpty, !earlier.buckets.isEmpty else { return rest }
             rest.buckets = zip(buckets, earlier.buckets).map { $0 &- $1 }
             if let lowest = rest.buckets.firstIndex(where: { $0 > 0 }),
@@ -154,6 +177,15 @@ public struct ExitCounts: Equatable, Sendable {
         }
     }
 
+    /// Exits by how long they took, all reasons together; empty where no reason has ``Times/durations``.
+    public var durations: [UInt64] {
+        reasons.reduce(into: []) { sum, reason in
+            guard let own = reason.times?.durations, !own.isEmpty else { return }
+            guard sum.count == own.count else { return sum = sum.isEmpty ? own : sum }
+            for index in own.indices { sum[index] &+= own[index] }
+        }
+    }
+
     /// Exits of all reasons and their cycles, 0 where these are not known: as the tally leaves give them.
     public var pair: TallyPair { TallyPair(count: total, cycles: cycles ?? 0) }
 
@@ -208,6 +240,14 @@ extension ExitCounts {
                     code: reason.code, count: reason.count &- before.count,
                     times: reason.times.flatMap { times in before.times.map(times.subtracting) })
             })
+    }
+
+    /// With ``Times/durations`` of each reason, where it has a histogram.
+    public func sorted(by bounds: [UInt64]) -> ExitCounts {
+        guard let vocabulary, !bounds.isEmpty else { return self }
+        return ExitCounts(
+            source: source, vocabulary: vocabulary,
+            reasons: reasons.map { Reason(code: $0.code, count: $0.count, times: $0.times?.sorted(by: bounds)) })
     }
 
     /// Ascending codes, what has none last.

@@ -12,6 +12,21 @@ public struct VCPUTime: Equatable, Sendable {
     /// Without a CPU, while the kernel would have gone on.
     public let preempted: UInt64
 
+    private init(guest: UInt64, kernel: UInt64, userspace: UInt64, blocked: UInt64, preempted: UInt64) {
+        self.guest = guest
+        self.kernel = kernel
+        self.userspace = userspace
+        self.blocked = blocked
+        self.preempted = preempted
+    }
+
+    public static func + (one: VCPUTime, other: VCPUTime) -> VCPUTime {
+        VCPUTime(
+            guest: one.guest &+ other.guest, kernel: one.kernel &+ other.kernel,
+            userspace: one.userspace &+ other.userspace, blocked: one.blocked &+ other.blocked,
+            preempted: one.preempted &+ other.preempted)
+    }
+
     /// - Parameter counter: values of one of KVM's binary statistics by its name; nil where the kernel has none.
     /// - Returns: nil where the kernel does not account.
     public init?(statistics counter: (String) -> [UInt64]?) {

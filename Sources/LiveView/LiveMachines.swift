@@ -17,8 +17,6 @@ extension LiveMachine {
             hasEnded: exits.hasEnded, vcpuCount: exits.vcpuCount, hardware: exits.hardware, nested: exits.nested,
             userspace: exits.userspace,
             guestCycles: exits.guestCycles)
-        kernelDurations = exits.kernelDurations
-        userspaceDurations = exits.userspaceDurations
     }
 }
 
@@ -27,6 +25,8 @@ public struct LiveMachines {
     public let collector: any ExitCollector
     private var ledger = ExitLedger()
     private var facts: [Int32: RunningMachine] = [:]
+    /// A process's VMs, in the order in which they were seen.
+    private var order: [Int32: [UInt64]] = [:]
     /// VMs of other users are not told.
     private let isAllowed: (RunningMachine) -> Bool
 
@@ -50,11 +50,23 @@ public struct LiveMachines {
             let thread = (exits.vcpus.first ?? exits.ended)?.threadName ?? ""
             let known = facts[exits.process] ?? RunningMachine(known: exits.process, threadName: thread)
             seen[exits.process] = known
-            return (LiveMachine(exits, known), known)
+            var machine = LiveMachine(exits, known)
+            machine.number = number(exits)
+            return (machine, known)
         }
         // A number that is not in use any more may be another's next.
         facts = facts.filter { kill($0.key, 0) == 0 || errno != ESRCH }.merging(seen) { $1 }
+        order = order.filter { facts[$0.key] != nil }
         return live.filter { isAllowed($0.1) }.map { $0.0 }
+    }
+
+    /// Bounded: a process can make and end VMs all day.
+    private mutating func number(_ exits: MachineExits) -> Int {
+        let known = order[exits.process, default: []]
+        if let index = known.firstIndex(of: exits.machine) { return index + 1 }
+        guard known.count < 4096 else { return 4097 }
+        order[exits.process, default: []].append(exits.machine)
+        return known.count + 1
     }
 
     public var losses: LiveDocument.Losses {

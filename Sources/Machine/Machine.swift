@@ -25,6 +25,7 @@ public final class Machine {
     let control: RunControl
     let devices: MachineDevices
     let vcpus: [RunningVCPU]
+    let recorder: RunRecorder?
     let marker: BootMarker
     let statistics: KernelStatistics
     let sandbox: MachineSandbox
@@ -44,6 +45,7 @@ public final class Machine {
         memory = build.memory
         page = build.page
         control = build.control
+        recorder = build.recorder
         marker = build.marker
         output = build.output
         devices = build.devices
@@ -59,12 +61,20 @@ public final class Machine {
     /// The last step before the run, after which nothing is added: guest and boot marker get to see the counters.
     private func seal() throws(MachineError) {
         try page?.publish(
-            TallyPageHeader(vcpus: UInt32(configuration.cpus), tscKHz: tscKHz, vocabulary: .kvm, boot: 1))
+            TallyPageHeader(
+                vcpus: UInt32(configuration.cpus), tscKHz: tscKHz, vocabulary: .kvm,
+                boot: configuration.counters?.boot ?? 1))
         marker.attach { [tallies, statistics] in
             BootMarker.Note(
                 nanoseconds: monotonicNanoseconds(), tallies: tallies.map { $0.snapshot() },
                 kernel: statistics.read())
         }
+        recorder?.attach { [tallies, statistics] in (tallies, statistics) }
+    }
+
+    /// For a machine that is to boot the same guest again, with as many vCPUs, when this one's run is over.
+    public var countersForNextBoot: MachineCounters {
+        MachineCounters(page: page, tallies: tallies, boot: (configuration.counters?.boot ?? 1) + 1)
     }
 
     /// Creates the VM and loads a bare-metal guest.

@@ -12,6 +12,7 @@ struct MachineBuild {
     let memory: GuestMemory
     let page: TallyPage?
     let control: RunControl
+    let recorder: RunRecorder?
     let marker: BootMarker
     let output: SerialOutput
     let devices: MachineDevices
@@ -24,7 +25,12 @@ struct MachineBuild {
         let (configuration, guest, host) = (plan.configuration, plan.guest, plan.host)
         let cpus = configuration.cpus
         let memory = try GuestMemory(mebibytes: configuration.memoryMiB, hugePages: guest.isPC)
-        let page = configuration.tallyPage ? try TallyPage(cpus: cpus) : nil
+        let page: TallyPage? =
+            if let counters = configuration.counters {
+                counters.page
+            } else {
+                configuration.tallyPage ? try TallyPage(cpus: cpus) : nil
+            }
         let boot = try LoadedGuest(guest, into: memory, cpus: cpus, tables: plan.tables(page))
         vm = SharedVM(try lifted { () throws(KVMError) in try plan.system.createVM() })
         try Self.furnish(vm.machine, plan, memory, page)
@@ -37,9 +43,10 @@ struct MachineBuild {
         // Calling vCPUs out costs exits, which a guest that lists sites wants to know of: it has its own way to say
         // that its handler is there.
         let control = try RunControl(cpus: cpus, callsOut: liveCPUID.fault)
-        let marker = BootMarker(configuration.bootMarker) { control.finish(.marker) }
+        recorder = configuration.intervals.map { RunRecorder($0) }
+        let marker = BootMarker(configuration.bootMarker, recorder: recorder) { control.finish(.marker) }
         output = SerialOutput(
-            configuration.serial, marker: configuration.bootMarker.text.isEmpty ? nil : marker,
+            configuration.serial, marker: marker.watchesConsole ? marker : nil,
             watchesForPanic: guest.isLinux)
         devices =
             guest.isPC
@@ -52,7 +59,9 @@ struct MachineBuild {
             table.applyPCTopology(cpus: cpus, tscDeadline: plan.system.check(.tscDeadlineTimer) != 0)
         }
         try table.apply(configuration.cpuidEdits)
+        let counters = configuration.counters
         tallies = try lifted { () throws(TallyMemoryError) in
+            if let counters { return counters.tallies }
             var tallies: [Tally] = []
             for index in 0..<cpus {
                 tallies.append(try TallyPage.tally(vcpu: index, page))

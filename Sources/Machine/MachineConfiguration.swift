@@ -32,6 +32,10 @@ public struct MachineConfiguration: Sendable {
     public var prefaults = false
     /// Tally exits also by where they come from.
     public var places: Set<PlaceAxis> = []
+    /// Look at the counters now and then; nil: at the end.
+    public var intervals: IntervalConfiguration?
+    /// Counters that go on from an earlier machine's; nil: new ones.
+    public var counters: MachineCounters?
     /// A bare-metal guest with interrupt controllers finds a PIT and the TSC deadline timer as well, as in a PC.
     package var hasPCTimers = false
     /// Of a bare-metal guest.
@@ -42,6 +46,14 @@ public struct MachineConfiguration: Sendable {
     package var intruder: (@Sendable () -> Void)?
 
     public init() {}
+}
+
+/// The counters of a machine whose run is over. They go on in the next one's: a guest that boots again reads one tally.
+public struct MachineCounters: Sendable {
+    let page: TallyPage?
+    let tallies: [Tally]
+    /// As the tally page's header has it.
+    let boot: UInt64
 }
 
 /// Where a machine's interrupt controllers are.

@@ -14,7 +14,9 @@ extension Machine {
                 statistics: statistics))
         let before = statistics.read()
         let start = monotonicNanoseconds()
+        recorder?.begin(at: start)
         let end = try runThreads()
+        recorder?.tick()
         let wall = monotonicNanoseconds() - start
         let kernel = statistics.read().difference(since: before)
         return RunResult(
@@ -38,7 +40,8 @@ extension Machine {
                 meaningless: vcpus.map { $0.loop.rare.interposer.meaningless }.reduce(into: [:]) {
                     $0.merge($1, uniquingKeysWith: +)
                 }),
-            withheldMessages: devices.messages.withheld)
+            withheldMessages: devices.messages.withheld, intervals: recorder?.intervals ?? [],
+            marks: recorder?.marks ?? [])
     }
 
     private func placeSnapshots() -> [PlaceAxis: PlaceSnapshot] {
@@ -101,7 +104,7 @@ extension Machine {
         }
         gate.open()
         let deadline = deadline(milliseconds: configuration.timeoutMilliseconds)
-        control.wait(until: deadline, signals)
+        control.wait(until: deadline, signals, recorder: recorder)
         output.endOfRun()
         threads.forEach { $0.join() }
         let end = ending

@@ -23,5 +23,20 @@ extension RunReport {
                 }
             },
             sandbox: result.sandbox.map { Sandbox(landlock: $0.landlock, jail: $0.jail) })
+        intervals = result.intervals.map(Interval.init)
+        marks = result.marks.map(Mark.init)
+    }
+}
+
+extension RunReport.Interval {
+    package init(_ interval: RunInterval) {
+        self.init(
+            start: interval.start, end: interval.end, userspace: interval.userspace, vmExits: interval.vmExits)
+    }
+}
+
+extension RunReport.Mark {
+    package init(_ mark: RunMark) {
+        self.init(nanoseconds: mark.nanoseconds, name: mark.name, userspaceExits: mark.userspaceExits)
     }
 }

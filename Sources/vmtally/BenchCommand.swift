@@ -145,6 +145,9 @@ struct BenchCommand: ParsableCommand {
         do {
             let file = try FileImage(path: path, limit: documentLimit)
             return try BenchDocument(json: Array(file.bytes))
+        } catch let error as SystemError {
+            // It names the file itself.
+            throw error
         } catch {
             throw Failure("\(path): \(error)")
         }

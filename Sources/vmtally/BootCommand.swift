@@ -93,7 +93,7 @@ struct BootCommand: ParsableCommand {
     @Flag(inversion: .prefixedNo, help: "Have the guest print its log after the marker, for exits by boot phase.")
     var log = true
 
-    @Option(help: ArgumentHelp("End a boot that has not come to its end after so many seconds.", valueName: "seconds"))
+    @Option(help: ArgumentHelp("End a boot that is not over after this many seconds.", valueName: "seconds"))
     var timeout = 120.0
 
     @Option(help: "Of the order of the boots.")
@@ -140,7 +140,9 @@ struct BootCommand: ParsableCommand {
         try session.run(parallel: parallel)
         var recording = BootRecording(
             tool: .init(name: "vmtally", version: VMTally.version), label: label, recorded: time(nil), seed: seed,
-            host: .init(cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: session.tscKHz),
+            host: .init(
+                cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: session.tscKHz,
+                emulator: host.emulator),
             configurations: session.configurations())
         if session.interrupted != nil {
             recording.cutOff = true
@@ -189,7 +191,7 @@ struct BootCommand: ParsableCommand {
                     var setup = setup
                     guard setup.set(parts[0], value) else {
                         throw ValidationError(
-                            "--matrix: '\(parts[0])=\(value)' is none of cpus=N, console=virtio|8250|none, memory=MIB, kernel=FILE."
+                            "--matrix: '\(parts[0])=\(value)' is not one of cpus=N, console=virtio|8250|none, memory=MIB, kernel=FILE."
                         )
                     }
                     return setup

@@ -53,7 +53,8 @@ struct CPUIDCommand: ParsableCommand {
             throw Failure("\(report.device.problem ?? "")\(remedy) The rest of what is known: `vmtally host`.")
         }
         let whole = CPUIDReport(source: source, leaves: table.entries.map(CPUIDReport.Leaf.init))
-        let report = leaf.map(whole.only) ?? whole
+        var report = leaf.map(whole.only) ?? whole
+        report.tool = VMTally.tool
         if let leaf, report.leaves.isEmpty {
             throw Failure(
                 "Leaf 0x\(String(leaf, radix: 16)) is not in the \(source.rawValue) table. "
@@ -92,7 +93,7 @@ extension CPUIDReport.Leaf {
 
 private func parseLeaf(_ text: String) throws -> UInt32 {
     guard let value = number(text) else {
-        throw ValidationError("'\(text)' is no CPUID leaf: give a number such as 0x40000001.")
+        throw ValidationError("'\(text)' is not a CPUID leaf: give a number such as 0x40000001.")
     }
     return value
 }

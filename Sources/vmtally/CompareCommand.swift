@@ -86,7 +86,7 @@ struct CompareCommand: ParsableCommand {
             say(report.lines(width: Terminal.columns(STDOUT_FILENO)).joined(separator: "\n"))
         }
         if let csv { try write(report.csv.text, to: csv) }
-        if let json { try write(report.json() + "\n", to: json) }
+        if let json { try write(report.json(by: VMTally.tool) + "\n", to: json) }
         if let html { try write(BootComparisonPage(comparisons, limit: failAbove?.value).page.html(), to: html) }
         if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }

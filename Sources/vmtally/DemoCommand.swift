@@ -63,7 +63,7 @@ struct DemoCommand: ParsableCommand {
         }
         let run = RunReport(result, of: machine)
         let report = DemoReport(run, probe: probe)
-        let table = RunTable(run, width: width)
+        let table = RunTable(run, emulator: host.emulator, width: width)
         let document = RunDocument(run, host: host, version: VMTally.version)
         try files.write(json: document.json(), csv: table.csv)
         if !documents.takeStandardOutput {

@@ -32,17 +32,6 @@ struct HistoryCommand: ParsableCommand {
         """
 
     func run() throws {
-        let name = "vmtally-history"
-        let program = Installation.companion(name)
-        var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
-        execv(program, &argv)
-        let error = errno
-        guard error == ENOENT else { throw Failure("\(program): \(String(cString: strerror(error)))") }
-        // What it would say, as far as it can be said without it.
-        let isQuestion = arguments.first.map { ["help", "--help", "-h"].contains($0) } ?? true
-        let remedy = "\(name) is not here yet. \(Installation.companionRemedy(name))\(Installation.companionCost)."
-        guard isQuestion else { throw Failure(remedy) }
-        print(Self.overview + "\n" + remedy)
-        if arguments.isEmpty { throw ExitCode(EXIT_FAILURE) }
+        try Installation.become("vmtally-history", arguments, overview: Self.overview, brings: "SQLite")
     }
 }

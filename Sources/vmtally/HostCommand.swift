@@ -27,9 +27,10 @@ struct HostCommand: ParsableCommand {
 
     func run() throws {
         let (kvm, probe) = Self.ask(device)
-        let report = HostReport(
+        var report = HostReport(
             facts: HostFacts(), path: device, file: HostFacts.DeviceFile(path: device), kvm: kvm, probe: probe,
             exitModule: Self.exitModule())
+        report.tool = VMTally.tool
         try documents.open().write(json: report.json(), csv: report.csv)
         if !documents.takeStandardOutput {
             try write(report.text(width: Terminal.proseColumns), to: "-")

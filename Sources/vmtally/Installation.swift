@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import ArgumentParser
 import Glibc
 
 /// Where what belongs to this program lies: below the prefix that it is installed in (Packaging/README.md), or in the
@@ -18,14 +19,27 @@ enum Installation {
     static var labRemedy: String {
         isInstalled ? "install vmtally-lab" : "run it from the build folder of a source checkout"
     }
-    /// A program of its own that a subcommand runs: `vmtally-history`.
-    static func companion(_ name: String) -> String { (isInstalled ? libexec : programFolder) + "/" + name }
-    /// How to get it, where it is missing: its package, or its goal in the Makefile.
-    static func companionRemedy(_ name: String) -> String {
-        isInstalled ? "Install \(name)" : "Run make \(name.split(separator: "-").last ?? "")"
+    /// Becomes a program of its own that a subcommand stands for: `vmtally-history`.
+    ///
+    /// - Parameters:
+    ///   - overview: what it would say of itself, for those who ask before it is there.
+    ///   - brings: what building it takes time for.
+    static func become(_ name: String, _ arguments: [String], overview: String, brings: String) throws {
+        let program = (isInstalled ? libexec : programFolder) + "/" + name
+        var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
+        execv(program, &argv)
+        let error = errno
+        guard error == ENOENT else { throw Failure("\(program): \(String(cString: strerror(error)))") }
+        // Its package, or its goal in the Makefile.
+        let remedy =
+            isInstalled
+            ? "Install \(name)"
+            : "Run make \(name.split(separator: "-").last ?? "") (it brings \(brings): a minute or two)"
+        let text = "\(name) is not here yet. \(remedy)."
+        guard arguments.first.map({ ["help", "--help", "-h"].contains($0) }) ?? true else { throw Failure(text) }
+        print(overview + "\n" + text)
+        if arguments.isEmpty { throw ExitCode(EXIT_FAILURE) }
     }
-    /// What that takes.
-    static var companionCost: String { isInstalled ? "" : " (it brings SQLite: a minute or two)" }
     /// The Linux guest that is run when none is named.
     static var guestFolder: String { isInstalled ? cache + "/guest" : programFolder + "/guest" }
     static var guestRemedy: String { isInstalled ? "run vmtally-guest" : "run make guest" }

@@ -134,7 +134,27 @@ struct RunCommand: ParsableCommand {
         completion: .file())
     var csv: String?
 
-    @Option(help: "End the run after so many seconds.")
+    @Option(
+        name: .shortAndLong,
+        help: ArgumentHelp(
+            "A line on standard error for each span of this many seconds, and the spans in the JSON.",
+            valueName: "seconds"))
+    var interval: Double?
+
+    @Option(
+        help: ArgumentHelp(
+            "With --interval: tell when the console shows this, between the spans. May be given again. Writes to port 0xF5 are told too.",
+            valueName: "text"))
+    var mark: [String] = []
+
+    @Option(
+        help: """
+            When the guest resets: end, or restart: it boots again, and its counters go on; each boot has its own totals \
+            at the end (docs/guests.md).
+            """)
+    var onReset = ResetPolicy.end
+
+    @Option(help: "End the run after this many seconds.")
     var timeout: Double?
 
     @Flag(help: "No table at the end.")
@@ -173,6 +193,22 @@ struct RunCommand: ParsableCommand {
         guard cpuidSite.isEmpty || liveCpuid == .auto || liveCpuid == .sites else {
             throw ValidationError("--cpuid-site goes with --live-cpuid auto and sites.")
         }
+        if let interval, !(interval >= 0.001 && interval < 1e8) {
+            throw ValidationError("--interval takes seconds, 0.001 or more.")
+        }
+        guard mark.isEmpty || interval != nil, mark.allSatisfy({ (1...256).contains($0.utf8.count) }), mark.count <= 64
+        else {
+            throw ValidationError("--mark goes with --interval and takes 1 to 256 bytes of text, 64 times at most.")
+        }
+        if onReset == .restart {
+            guard sandbox.noSandbox else {
+                throw ValidationError(
+                    "--on-reset restart needs --no-sandbox: a confined process can make no second VM.")
+            }
+            guard byRip == nil, by.isEmpty else {
+                throw ValidationError("--by counts one boot: leave out --on-reset restart.")
+            }
+        }
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0.")
         }
@@ -204,23 +240,27 @@ struct RunCommand: ParsableCommand {
         let values = if let csv { try OutputFile(path: csv, confined: isConfined) } else { nil as OutputFile? }
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
-        let machine = try makeMachine(configuration)
+        if let interval {
+            configuration.intervals = intervals(seconds: interval)
+        }
+        let first = try makeMachine(configuration)
         serialFile.truncate()
         // Asked now: a sandbox may not let us.
         let width = Terminal.columns(STDERR_FILENO)
         // After the run no file can be opened any more.
-        let host = statsJson.map { _ in HostIdentity(tscKHz: machine.tscKHz) }
-        let result = try machine.run()
+        let host = statsJson.map { _ in HostIdentity(tscKHz: first.tscKHz) }
+        let emulator = quiet ? nil : HostIdentity.emulatorHere
+        if interval != nil, !quiet { StandardError.print(IntervalLines.header) }
+        let (machine, result, report) = try boots(first, configuration)
         limitPatience(result.end)
         let places = axes.compactMap { axis, count in
             result.places[axis].map {
                 PlaceReport(
-                    axis, $0, top: count, allExits: result.total.total,
+                    axis, $0, top: count, allExits: report.total.total,
                     symbols: axis == .rip ? symbols ?? machine.kernelSymbols(result.anchors) : nil,
                     anchors: result.anchors)
             }
         }
-        let report = RunReport(result, of: machine)
         if let remark = result.end.remark {
             warn(remark)
         }
@@ -230,7 +270,7 @@ struct RunCommand: ParsableCommand {
         if result.withheldMessages > 0 {
             warn("and \(result.withheldMessages) more messages about devices, withheld")
         }
-        let table = RunTable(report, places: places, width: width)
+        let table = RunTable(report, emulator: emulator, places: places, width: width)
         if !quiet {
             if let shortfall = machine.liveCPUID.shortfall {
                 warn("live CPUID: \(machine.liveCPUID.name): \(shortfall)")
@@ -249,6 +289,41 @@ struct RunCommand: ParsableCommand {
             try stats?.replaceContents(with: document.json() + "\n")
         }
         throw ExitCode(result.end.exitStatus)
+    }
+
+    /// Runs the guest, and with `--on-reset restart` again after each reset.
+    ///
+    /// - Returns: the last machine and its result, and what there is to tell of all.
+    private func boots(
+        _ first: consuming Machine, _ configuration: MachineConfiguration
+    ) throws -> (Machine, RunResult, RunReport) {
+        let start = monotonicNanoseconds()
+        var configuration = configuration
+        var machine = first
+        var result = try machine.run()
+        var report = RunReport(result, of: machine)
+        while onReset == .restart, result.end == .reset, report.boots.count < ResetPolicy.mostBoots {
+            configuration.counters = machine.countersForNextBoot
+            if let timeout {
+                let left = timeout - Double(monotonicNanoseconds() - start) / 1e9
+                configuration.timeoutMilliseconds = max(1, Int(left * 1000))
+            }
+            machine = try makeMachine(configuration)
+            result = try machine.run()
+            report = RunReport(result, of: machine).following(report)
+        }
+        return (machine, result, report)
+    }
+
+    private func intervals(seconds: Double) -> IntervalConfiguration {
+        let isQuiet = quiet
+        return IntervalConfiguration(nanoseconds: UInt64(seconds * 1e9), texts: mark.map { Array($0.utf8) }) {
+            interval, marks in
+            guard !isQuiet else { return }
+            let lines = IntervalLines.lines(RunReport.Interval(interval), marks.map { RunReport.Mark($0) })
+            // Whoever does not read them does not hold up the run.
+            StandardError.print(lines.joined(separator: "\n"), patience: 10_000_000)
+        }
     }
 
     /// What is written must not be what is read.
@@ -373,6 +448,15 @@ struct ReadyGuest {
 enum OnOff: String, ExpressibleByArgument, CaseIterable {
     case on
     case off
+}
+
+/// `--on-reset`.
+enum ResetPolicy: String, ExpressibleByArgument, CaseIterable {
+    case end
+    case restart
+
+    /// A guest that resets for ever ends here.
+    static let mostBoots = 10_000
 }
 
 extension DeviceConfiguration.Console: ExpressibleByArgument {}

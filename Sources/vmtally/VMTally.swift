@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import ArgumentParser
+import BootRecords
 import CLinux
 import Glibc
+import Reports
 
 @main
 struct VMTally: ParsableCommand {
-    static let version = "0.1.0"
+    static let version = Release.version
+    /// As documents name it.
+    static let tool = BootRecording.Tool(name: "vmtally", version: version)
 
     static let configuration = CommandConfiguration(
         commandName: "vmtally",
@@ -14,7 +18,7 @@ struct VMTally: ParsableCommand {
         subcommands: [
             DemoCommand.self, RunCommand.self, BenchCommand.self, BootCommand.self, CompareCommand.self,
             HistoryCommand.self, HostCommand.self, CPUIDCommand.self, AllowCommand.self, DisallowCommand.self,
-            TopCommand.self, AttachCommand.self,
+            TopCommand.self, AttachCommand.self, ExportCommand.self,
         ]
     )
 

@@ -21,7 +21,8 @@ struct BootRecordingTests {
     /// What is in the file, and what the message says of it.
     @Test(
         arguments: [
-            ("", "no recording"), ("[]", "no recording"), ("{}", "no recording"), ("\u{0}\u{1}", "no recording"),
+            ("", "not a recording"), ("[]", "not a recording"), ("{}", "not a recording"),
+            ("\u{0}\u{1}", "not a recording"),
             ("{\"schema\":\"vmtally.run/1\"}", "its schema is vmtally.run/1"),
             ("{\"schema\":\"vmtally.boot/1\"}", "is missing"),
         ])

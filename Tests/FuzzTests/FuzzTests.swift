@@ -124,7 +124,7 @@ struct FuzzTests {
             let comparison = BootComparison(original, recording, effort: (20, 50))
             let report = BootComparisonReport([comparison], limit: 0.01, showsAll: true)
             _ = report.lines()
-            _ = try? report.json()
+            _ = try? report.json(by: .init(name: "vmtally", version: "0"))
             _ = BootComparisonPage([comparison], limit: 0.01).page.html()
             _ = BootTable(recording).lines()
             return true

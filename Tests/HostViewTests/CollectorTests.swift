@@ -2,6 +2,7 @@
 import CBPF
 import ExitStats
 import Foundation
+import MadeUpExits
 import Testing
 
 @testable import HostView
@@ -96,60 +97,12 @@ struct TSCScaleTests {
     }
 }
 
-/// Memory as the BPF programs leave it.
-private final class MadeUpMaps {
-    let maps: ExitMaps
-
-    init(slots: Int, rows: Int, vocabulary: TallyFeatures.Vocabulary?) {
-        func zeroed(_ count: Int) -> UnsafeMutableRawBufferPointer {
-            let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 64)
-            memory.initializeMemory(as: UInt8.self, repeating: 0)
-            return memory
-        }
-        maps = ExitMaps(
-            slots: zeroed(slots * ExitMaps.slotBytes), rows: zeroed(rows * ExitMaps.rowBytes),
-            cpus: zeroed(2 * ExitMaps.cpuBytes), vocabulary: vocabulary, scale: TSCScale(kHz: 1_000_000))
-    }
-
-    deinit {
-        for memory in [maps.slots, maps.rows, maps.cpus] { memory.deallocate() }
-    }
-
-    func slot(_ number: Int, process: UInt64, thread: UInt64, _ change: (inout vmtally_slot) -> Void) throws {
-        let base = try #require(maps.slots.baseAddress)
-        let slot = (base + number * ExitMaps.slotBytes).assumingMemoryBound(to: vmtally_slot.self)
-        slot.pointee.used = 1
-        slot.pointee.owner = process << 32 | thread
-        slot.pointee.last_owner = slot.pointee.owner
-        change(&slot.pointee)
-    }
-
-    func row(
-        _ number: Int, of slot: Int, place: Int, kind: UInt64, code: UInt64, count: UInt64, ns: UInt64
-    ) throws {
-        let slots = try #require(maps.slots.baseAddress)
-        let rows = try #require(maps.rows.baseAddress)
-        let at = (slots + slot * ExitMaps.slotBytes + MemoryLayout<vmtally_slot>.size)
-            .assumingMemoryBound(to: vmtally_place.self)
-        at[place] = vmtally_place(key: kind << 32 | code, row: UInt32(number), unused: 0)
-        let row = (rows + number * ExitMaps.rowBytes).assumingMemoryBound(to: vmtally_row.self)
-        row.pointee.key = kind << 32 | code
-        row.pointee.count = count
-        row.pointee.timed = count
-        row.pointee.ns = ns * count
-        row.pointee.inverted_minimum = ~ns
-        row.pointee.maximum = ns
-        let buckets = UnsafeMutableRawPointer(row + 1).assumingMemoryBound(to: UInt64.self)
-        buckets[CycleHistogram.bucket(of: ns) - Int(VMTALLY_FIRST_BUCKET)] = count
-    }
-}
-
 @Suite("BPF maps")
 struct ExitMapsTests {
     @Test("a vCPU's exits by level and reason; what found no row is among the others")
     func decode() throws {
         let made = MadeUpMaps(slots: 4, rows: 8, vocabulary: .vmx)
-        try made.slot(1, process: 7, thread: 9) {
+        made.slot(1, process: 7, thread: 9) {
             $0.exits = 100
             $0.nested_exits = 30
             $0.userspace_exits = 5
@@ -157,14 +110,14 @@ struct ExitMapsTests {
             $0.kvm = 0xFFFF_8000
             $0.guest_ns = 1_000_000
         }
-        try made.row(0, of: 1, place: 5, kind: 1, code: 10, count: 40, ns: 1000)
+        made.row(0, of: 1, place: 5, kind: 1, code: 10, count: 40, ns: 1000)
         // Failed entries: flags above the number (SDM vol. 3C 25.9.1).
-        try made.row(1, of: 1, place: 6, kind: 1, code: 0x8000_000A, count: 2, ns: 3000)
-        try made.row(2, of: 1, place: 127, kind: 2, code: 12, count: 30, ns: 500)
-        try made.row(3, of: 1, place: 0, kind: 3, code: 2, count: 5, ns: 10_000)
+        made.row(1, of: 1, place: 6, kind: 1, code: 0x8000_000A, count: 2, ns: 3000)
+        made.row(2, of: 1, place: 127, kind: 2, code: 12, count: 30, ns: 500)
+        made.row(3, of: 1, place: 0, kind: 3, code: 2, count: 5, ns: 10_000)
         let slot = try #require(made.maps.slot(1))
         let detail = CollectorDetail(histograms: true, bounds: [2000])
-        let exits = made.maps.exits(slot, detail, bins: ExitMaps.bins(detail.bounds))
+        let exits = made.maps.exits(slot, detail, edges: ExitMaps.edges(detail.bounds))
         #expect(exits.identity == VCPUIdentity(process: 7, thread: 9, machine: 0xFFFF_8000, vcpu: 3))
         #expect(exits.hardware?.total == 70)
         #expect(exits.hardware?.reasons.map(\.code) == [10, nil])
@@ -174,8 +127,9 @@ struct ExitMapsTests {
         #expect(exits.nested?.total == 30)
         let half = try #require(exits.userspace?.reasons.first?.times?.percentile(0.5))
         #expect(abs(Double(half) / 10_000 - 1) < 0.016)
-        #expect(exits.kernelDurations == [40, 2])
-        #expect(exits.userspaceDurations == [0, 5])
+        #expect(exits.hardware?.reasons[0].times?.durations == [40, 2])
+        #expect(exits.hardware?.durations == [40, 2])
+        #expect(exits.userspace?.durations == [0, 5])
         #expect(!exits.hasEnded)
         #expect(made.maps.slot(0) == nil && made.maps.slot(4) == nil && made.maps.slot(-1) == nil)
     }
@@ -183,8 +137,8 @@ struct ExitMapsTests {
     @Test("a cleared slot leaves nothing to the vCPU that gets it next")
     func clear() throws {
         let made = MadeUpMaps(slots: 1, rows: 2, vocabulary: .svm)
-        try made.slot(0, process: 7, thread: 9) { $0.exits = 1 }
-        try made.row(1, of: 0, place: 0, kind: 1, code: 0x72, count: 1, ns: 1000)
+        made.slot(0, process: 7, thread: 9) { $0.exits = 1 }
+        made.row(1, of: 0, place: 0, kind: 1, code: 0x72, count: 1, ns: 1000)
         made.maps.clear(try #require(made.maps.slot(0)))
         #expect(made.maps.slots.allSatisfy { $0 == 0 })
         #expect(made.maps.rows.allSatisfy { $0 == 0 })
@@ -193,11 +147,11 @@ struct ExitMapsTests {
     @Test("numbers out of range are rows of nobody")
     func damaged() throws {
         let made = MadeUpMaps(slots: 1, rows: 1, vocabulary: .svm)
-        try made.slot(0, process: 7, thread: 9) { $0.exits = 3 }
+        made.slot(0, process: 7, thread: 9) { $0.exits = 3 }
         let base = try #require(made.maps.slots.baseAddress)
         let places = (base + MemoryLayout<vmtally_slot>.size).assumingMemoryBound(to: vmtally_place.self)
         places[0] = vmtally_place(key: 1 << 32 | 5, row: .max, unused: 0)
-        let exits = made.maps.exits(try #require(made.maps.slot(0)), CollectorDetail(), bins: [])
+        let exits = made.maps.exits(try #require(made.maps.slot(0)), CollectorDetail(), edges: [])
         #expect(exits.hardware?.reasons == [ExitCounts.Reason(code: nil, count: 3)])
     }
 }
@@ -233,6 +187,74 @@ struct ExitLedgerTests {
         var ledger = ExitLedger()
         let machines = ledger.add([reading(1, 10, 5, machine: 1), reading(1, 11, 7, machine: 2)])
         #expect(machines.map { $0.hardware?.total } == [5, 7])
+    }
+}
+
+@Suite("module and BPF together")
+struct JoinedCollectorTests {
+    private func returns(_ process: Int32, _ thread: Int32, _ count: UInt64, ended: Bool = false) -> VCPUExits {
+        VCPUExits(
+            identity: VCPUIdentity(process: process, thread: thread), hasEnded: ended,
+            userspace: ExitCounts(source: .bpf, vocabulary: .kvm, reasons: [.init(code: 2, count: count)]))
+    }
+
+    private func exits(_ process: Int32, _ machine: UInt64, vcpu: Int32, _ count: UInt64) -> VCPUExits {
+        VCPUExits(
+            identity: VCPUIdentity(process: process, thread: 0, machine: machine, vcpu: vcpu),
+            hardware: ExitCounts(source: .module, vocabulary: .vmx, reasons: [.init(code: 12, count: count)]))
+    }
+
+    @Test("a process's userspace exits are its one VM's, and stay that when it makes another")
+    func owners() {
+        var owners = ModuleCollector.Owners()
+        owners.add(17, of: 1)
+        #expect(owners.assign([returns(1, 10, 5), returns(2, 20, 5)]).map(\.identity.machine) == [17, 0])
+        owners.add(18, of: 1)
+        // Whose the new thread is, nobody can say.
+        #expect(owners.assign([returns(1, 10, 6), returns(1, 11, 1)]).map(\.identity.machine) == [17, 0])
+        #expect(owners.assign([returns(1, 10, 7, ended: true)]).map(\.identity.machine) == [17])
+        // Its number again is another thread.
+        #expect(owners.assign([returns(1, 10, 1)]).map(\.identity.machine) == [0])
+    }
+
+    @Test("vCPUs whose VM exits and userspace exits are told apart are counted once")
+    func counted() {
+        var owners = ModuleCollector.Owners()
+        owners.add(17, of: 1)
+        var ledger = ExitLedger()
+        let threads = owners.assign([returns(1, 10, 5), returns(1, 11, 7)])
+        var machines = ledger.add([exits(1, 17, vcpu: 0, 100), exits(1, 17, vcpu: 1, 200)] + threads)
+        #expect(machines.count == 1 && machines.first?.vcpuCount == 2)
+        #expect(machines.first?.hardware?.total == 300 && machines.first?.userspace?.total == 12)
+        // The VM has ended a moment before its threads.
+        var last = [exits(1, 17, vcpu: 0, 101), exits(1, 17, vcpu: 1, 202)]
+        for index in last.indices { last[index].hasEnded = true }
+        machines = ledger.add(last + owners.assign([returns(1, 10, 6), returns(1, 11, 7)]))
+        #expect(machines.map(\.hasEnded) == [false] && machines.first?.hardware?.total == 303)
+        machines = ledger.add(owners.assign([returns(1, 10, 6, ended: true), returns(1, 11, 8, ended: true)]))
+        #expect(machines.map(\.hasEnded) == [true] && machines.first?.vcpuCount == 2)
+        #expect(machines.first?.hardware?.total == 303 && machines.first?.userspace?.total == 14)
+        #expect(ledger.add([]).isEmpty)
+    }
+
+    @Test("exits sorted by bounds out of a histogram are those that the BPF maps give")
+    func sorted() throws {
+        let made = MadeUpMaps(slots: 1, rows: 2, vocabulary: .vmx)
+        made.slot(0, process: 7, thread: 9) { $0.exits = 42 }
+        made.row(0, of: 0, place: 5, kind: 1, code: 10, count: 40, ns: 1000)
+        made.row(1, of: 0, place: 6, kind: 1, code: 12, count: 2, ns: 3000)
+        let bounds: [UInt64] = [500, 1100, 2000, 5000]
+        let detail = CollectorDetail(histograms: true, bounds: bounds)
+        let exits = try #require(made.maps.exits(detail).first?.exits.hardware)
+        #expect(exits.durations == [0, 40, 0, 2, 0])
+        let without = ExitCounts(
+            source: .bpf, vocabulary: .vmx,
+            reasons: exits.reasons.map { reason in
+                var reason = reason
+                reason.times?.durations = []
+                return reason
+            })
+        #expect(without.durations.isEmpty && without.sorted(by: bounds) == exits)
     }
 }
 

@@ -19,6 +19,7 @@ struct AttachTests {
             var counts: [Int: Int] { Dictionary(uniqueKeysWithValues: byReason.map { ($0.code ?? -1, $0.count) }) }
         }
         struct Machine: Decodable {
+            let pid: Int
             let vmExits: Exits?
             let userspaceExits: Exits?
         }
@@ -41,20 +42,6 @@ struct AttachTests {
         }
         let exits: Exits
         let kernel: [String: Int]
-    }
-
-    /// The guest of Scripts/storm.S.
-    private static func storm(_ folder: borrowing TemporaryFolder, cpuids: Int, outs: Int) throws -> String {
-        let path = folder.path + "/storm"
-        let build = try Lab.run(
-            "/usr/bin/gcc",
-            [
-                "-nostdlib", "-static", "-no-pie", "-DCPUIDS=\(cpuids)", "-DOUTS=\(outs)", "-Wl,-Ttext=0x100000",
-                "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096",
-                Lab.path("Tests/LabTests/Scripts/storm.S"), "-o", path,
-            ])
-        try #require(build.status == 0, "\(build.output)")
-        return path
     }
 
     private static let decoder = {
@@ -83,7 +70,7 @@ struct AttachTests {
         ])
     func exact(ground: Ground) throws {
         let folder = try TemporaryFolder()
-        let storm = try Self.storm(folder, cpuids: 3000, outs: 2000)
+        let storm = try folder.storm(cpuids: 3000, outs: 2000)
         let output = try Lab.run(
             Lab.path("Lab/run"),
             [
@@ -115,7 +102,7 @@ struct AttachTests {
         .enabled(if: noTracing == nil, "\(noTracing ?? "")"))
     func here() throws {
         let folder = try TemporaryFolder()
-        let storm = try Self.storm(folder, cpuids: 10, outs: 20_000)
+        let storm = try folder.storm(cpuids: 10, outs: 20_000)
         let vmtally = Lab.path("build/vmtally")
         let (document, stats, recording) = (folder.path + "/a.json", folder.path + "/r.json", folder.path + "/rec")
         let attach = try Lab.run(
@@ -133,5 +120,109 @@ struct AttachTests {
         #expect(seen.lost.skipped == 0 && seen.lost.withoutRoom == 0)
         let compare = try Lab.run(vmtally, ["compare", "--all", recording, recording])
         #expect(compare.status == 0 && compare.output.contains("KVM_EXIT_IO"), "\(compare.output)")
+    }
+
+    /// What a started `vmtally attach` has done so far.
+    private static func startAttach(_ arguments: [String], ready: (Process) throws -> Bool) throws -> Process {
+        let process = Process()
+        process.executableURL = URL(filePath: Lab.path("build/vmtally"))
+        process.arguments = ["attach"] + arguments
+        process.standardInput = FileHandle.nullDevice
+        process.standardOutput = FileHandle.nullDevice
+        process.standardError = FileHandle.nullDevice
+        try process.run()
+        for _ in 0..<1200 where try !ready(process) { usleep(100_000) }
+        try #require(try ready(process))
+        return process
+    }
+
+    /// BPF programs that a process holds, by the kernel's numbers; empty until all are attached.
+    private static func programs(of process: Process) -> [String] {
+        let folder = "/proc/\(process.processIdentifier)/fdinfo/"
+        let files = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        let infos = files.compactMap { try? String(contentsOfFile: folder + $0, encoding: .utf8) }
+        guard infos.contains(where: { $0.contains("link_id:") }) else { return [] }
+        return infos.compactMap { $0.firstMatch(of: /prog_id:\s+(\d+)/).map { String($0.1) } }
+    }
+
+    private static func isThere(program id: String) throws -> Bool {
+        try Lab.run("/usr/sbin/bpftool", ["prog", "show", "id", id]).status == 0
+    }
+
+    @Test(
+        "200 VMs that come and go meanwhile are counted to the last exit, in no wrong row",
+        .enabled(if: noTracing == nil, "\(noTracing ?? "")"))
+    func comingAndGoing() throws {
+        let folder = try TemporaryFolder()
+        let storm = try folder.storm(cpuids: 1, outs: 1000)
+        let document = folder.path + "/a.json"
+        // Ten at a time; each writes its pid and its own count.
+        let script = """
+            for round in $(seq 20); do
+                for vm in 1 2 3 4 5 6 7 8 9 10; do
+                    \(Lab.path("build/vmtally")) run --guest \(storm) --live-cpuid off --quiet --no-sandbox &
+                    echo $! >>\(folder.path)/pids
+                done
+                wait
+            done
+            """
+        let attach = try Lab.run(
+            Lab.path("build/vmtally"),
+            [
+                "attach", "--collector", "bpf", "--from-start", "-i", "0.2", "--quiet", "--json", document, "--",
+                "/bin/bash", "-c", script,
+            ])
+        #expect(attach.status == 0, "\(attach.output)")
+        let seen = try Self.decoder.decode(Document.self, from: Data(contentsOf: URL(filePath: document)))
+        #expect(seen.lost.skipped == 0 && seen.lost.withoutRoom == 0)
+        #expect(seen.machines.count == 200)
+        // 1,000 to a port, and the one that ends the run.
+        #expect(seen.machines.allSatisfy { $0.userspaceExits?.counts == [2: 1001] })
+        let pids = try String(contentsOfFile: folder.path + "/pids", encoding: .utf8).split(separator: "\n").compactMap
+        { Int($0) }
+        #expect(Set(seen.machines.map(\.pid)) == Set(pids))
+    }
+
+    @Test(
+        "killed with -9, a collector leaves nothing in the kernel, or what the next one takes away",
+        .enabled(if: noTracing == nil, "\(noTracing ?? "")"))
+    func killed() throws {
+        let bpf = try Self.startAttach(["all", "--collector", "bpf"]) { !Self.programs(of: $0).isEmpty }
+        let programs = Self.programs(of: bpf)
+        #expect(try programs.allSatisfy(Self.isThere))
+        kill(bpf.processIdentifier, SIGKILL)
+        bpf.waitUntilExit()
+        // The kernel takes its time with the last reference.
+        for _ in 0..<600 where try programs.contains(where: Self.isThere) { usleep(100_000) }
+        #expect(try !programs.contains(where: Self.isThere))
+
+        let instances = "/sys/kernel/tracing/instances/"
+        func own(_ process: Process) -> String { instances + "vmtally-\(process.processIdentifier)-collector" }
+        let tracefs = try Self.startAttach(["all", "--collector", "tracefs"]) {
+            FileManager.default.fileExists(atPath: own($0))
+        }
+        kill(tracefs.processIdentifier, SIGKILL)
+        tracefs.waitUntilExit()
+        #expect(FileManager.default.fileExists(atPath: own(tracefs)))
+        let next = try Lab.run(
+            Lab.path("build/vmtally"), ["attach", "all", "--collector", "tracefs", "--duration", "0.1", "--quiet"])
+        #expect(next.status == 0, "\(next.output)")
+        #expect(!FileManager.default.fileExists(atPath: own(tracefs)))
+    }
+
+    @Test(
+        "a VMM that forks: the child's exits are the child's", .enabled(if: noTracing == nil, "\(noTracing ?? "")"))
+    func forking() throws {
+        let folder = try TemporaryFolder()
+        let program = try folder.compile("forking.c", "-O2 -Wall -Werror")
+        let document = folder.path + "/a.json"
+        let attach = try Lab.run(
+            Lab.path("build/vmtally"),
+            ["attach", "--collector", "bpf", "--from-start", "--quiet", "--json", document, "--", program])
+        #expect(attach.status == 0, "\(attach.output)")
+        let seen = try Self.decoder.decode(Document.self, from: Data(contentsOf: URL(filePath: document)))
+        // The parent's 300 before and after the fork, the child's 200 of a VM of its own.
+        #expect(seen.machines.map { $0.userspaceExits?.counts[2] ?? 0 }.sorted() == [200, 300])
+        #expect(Set(seen.machines.map(\.pid)).count == 2)
     }
 }

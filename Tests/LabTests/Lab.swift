@@ -78,6 +78,17 @@ enum Lab {
 }
 
 extension TemporaryFolder {
+    /// The guest of Scripts/storm.S; its path.
+    func storm(cpuids: Int, outs: Int, idle: Bool = false) throws -> String {
+        let name = "storm-\(cpuids)-\(outs)\(idle ? "-idle" : "")"
+        // A VM that starts may be reading it.
+        if access(path + "/" + name, R_OK) == 0 { return path + "/" + name }
+        return try compile(
+            "storm.S",
+            "-nostdlib -static -no-pie -DCPUIDS=\(cpuids) -DOUTS=\(outs)\(idle ? " -DIDLE" : "") -Wl,-Ttext=0x100000 "
+                + "-Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096", named: name)
+    }
+
     /// Compiles a program of Scripts; its path.
     func compile(_ source: String, _ options: String, named name: String? = nil) throws -> String {
         let program = path + "/" + (name ?? String(source.split(separator: ".")[0]))

@@ -18,23 +18,14 @@ struct TopTests {
 
     /// A VM that makes exits until it is killed.
     private static func startVM(_ folder: borrowing TemporaryFolder) throws -> Process {
-        let path = folder.path + "/storm"
-        if access(path, R_OK) != 0 {
-            let build = try Lab.run(
-                "/usr/bin/gcc",
-                [
-                    "-nostdlib", "-static", "-no-pie", "-DCPUIDS=1", "-DOUTS=2000000000", "-Wl,-Ttext=0x100000",
-                    "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096",
-                    Lab.path("Tests/LabTests/Scripts/storm.S"), "-o", path,
-                ])
-            try #require(build.status == 0, "\(build.output)")
-        }
+        try start(["run", "--guest", try folder.storm(cpuids: 1, outs: 2_000_000_000)])
+    }
+
+    private static func start(_ arguments: [String]) throws -> Process {
         let process = Process()
         process.executableURL = URL(filePath: vmtally)
         // Confined it would close the descriptor by which Foundation sees that it has ended.
-        process.arguments = [
-            "run", "--guest", path, "--live-cpuid", "off", "--quiet", "--timeout", "600", "--no-sandbox",
-        ]
+        process.arguments = arguments + ["--live-cpuid", "off", "--quiet", "--timeout", "600", "--no-sandbox"]
         process.standardInput = FileHandle.nullDevice
         try process.run()
         return process
@@ -115,6 +106,35 @@ struct TopTests {
         screen = try terminal.wait("a larger screen") { $0.count >= 29 && $0.contains { $0.contains("KVM_EXIT_IO") } }
         for vm in vms { vm.terminate() }
         _ = try terminal.wait("no VM") { lines in !lines.contains { $0.contains("KVM_EXIT_IO") } }
+        try terminal.press("q")
+        _ = try terminal.wait("its end") { $0.contains { $0.contains("ended 0") } }
+    }
+
+    @Test("200 VMs: all are there, the chosen one is on the screen, and one is found by its pid")
+    func many() throws {
+        let folder = try TemporaryFolder()
+        let terminal = try Terminal(folder, "\(Self.vmtally) top -i 0.5", width: 80, height: 24)
+        _ = try terminal.wait("top") { $0[0].hasPrefix("vmtally top:") }
+        // Each makes its exits and then sleeps in the kernel.
+        let guest = try folder.storm(cpuids: 1, outs: 500, idle: true)
+        let vms = try (0..<200).map { _ in
+            try Self.start(["run", "--guest", guest, "--irqchip", "kernel", "--memory", "2"])
+        }
+        defer { for vm in vms { vm.terminate() } }
+        func count(_ line: String) -> Int {
+            line.firstMatch(of: /^vmtally top: ([0-9]+) VMs/).flatMap { Int($0.1) } ?? 0
+        }
+        var screen = try terminal.wait("200 VMs") { count($0[0]) >= 200 }
+        #expect(screen.allSatisfy { $0.count <= 80 })
+        // By pid, and to the last of them.
+        try terminal.press("s", "s", "s", "s")
+        for _ in 0..<20 {
+            try terminal.press("Down", "Down", "Down", "Down", "Down", "Down", "Down", "Down", "Down", "Down")
+        }
+        let last = try #require(vms.map(\.processIdentifier).max())
+        screen = try terminal.wait("the last VM") { lines in lines.contains { $0.contains(" \(last) ") } }
+        for vm in vms { vm.terminate() }
+        _ = try terminal.wait("none of them") { lines in count(lines[0]) < 200 }
         try terminal.press("q")
         _ = try terminal.wait("its end") { $0.contains { $0.contains("ended 0") } }
     }

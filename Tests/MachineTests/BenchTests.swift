@@ -43,7 +43,7 @@ struct BenchTests {
                 #expect(measurement.isExact, "\(row.kind.name): \(measurement.userspace)")
                 #expect(measurement.samples > 0 && UInt64(measurement.samples) < measurement.iterations)
                 #expect(measurement.distribution.reduce(0) { $0 + $1.count } == measurement.samples)
-                #expect(measurement.interval.contains(measurement.p50) || measurement.blocks < 6)
+                #expect(measurement.interval.contains(measurement.p50))
                 let ascending = [
                     measurement.minimum, measurement.p50, measurement.p90, measurement.p99, measurement.p999,
                     measurement.maximum,

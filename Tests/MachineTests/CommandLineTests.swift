@@ -512,4 +512,20 @@ struct CommandLineTests {
         let add = try CommandLineTool.run(script + "add x.json", ["FOLDER": folder.path])
         #expect(add.status == 1 && add.error.contains("make history"), "\(add.error)")
     }
+
+    @Test(
+        "files that are something else are called what they should be",
+        arguments: [
+            ("run --kernel text", "it is not a Linux kernel"), ("run --guest text", "not an ELF file"),
+            ("bench --from text", "text: not a document of schema vmtally.bench/1"),
+            ("bench --baseline none --only cpuid", "Error: none: No such file or directory"),
+            ("compare text text", "text: not a recording of boots"),
+        ])
+    func otherFiles(command: String, message: String) throws {
+        _ = try folder.file("text", Array("root:x:0:0\n".utf8))
+        let outcome = try CommandLineTool.run("cd $FOLDER; exec $VMTALLY \(command)", ["FOLDER": folder.path])
+        #expect(outcome.status == 1 && outcome.error.contains(message), "\(outcome.error)")
+        // Not in the compiler's words.
+        #expect(!outcome.error.contains("DecodingError"), "\(outcome.error)")
+    }
 }

@@ -207,7 +207,7 @@ struct EndTests {
             "exec $VMTALLY run --multiboot $IMAGE --disk $DISK --quiet --live-cpuid off </dev/null",
             ["IMAGE": image, "DISK": disk])
         #expect(outcome.status == 3)
-        #expect(outcome.error.contains("the last 493 bytes are no whole sector"), "\(outcome.error)")
+        #expect(outcome.error.contains("the last 493 bytes are less than a sector"), "\(outcome.error)")
     }
 
     /// A tmpfs of 16 KiB, nearly full.

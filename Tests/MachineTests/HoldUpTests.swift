@@ -213,12 +213,15 @@ struct HoldUpTests {
             let configuration: [UInt8] = []
             let mayBlock = true
             let hold: EventDescriptor
+            let stalls: SerialOutputTests.Flag
 
-            init(_ hold: EventDescriptor) {
+            init(_ hold: EventDescriptor, _ stalls: SerialOutputTests.Flag) {
                 self.hold = hold
+                self.stalls = stalls
             }
 
             func process(_ queue: inout SplitQueue, _ memory: GuestMemory) throws(QueueError) -> QueueProgress {
+                stalls.set()
                 _ = hold.wait(milliseconds: 0)
                 return QueueProgress()
             }
@@ -226,9 +229,10 @@ struct HoldUpTests {
         let hold = try EventDescriptor()
         let wake = try EventDescriptor()
         let over = SerialOutputTests.Flag()
+        let stalls = SerialOutputTests.Flag()
         let memory = try GuestMemory(mebibytes: 1)
         let device = VirtioMMIO(
-            Stalled(hold), memory: memory, interrupt: {}, report: { _ in }, isOver: { over.isSet },
+            Stalled(hold, stalls), memory: memory, interrupt: {}, report: { _ in }, isOver: { over.isSet },
             handOver: { _ in wake.signal() })
         func set(_ value: UInt32, _ register: UInt32) {
             withUnsafeBytes(of: value) { _ = device.write(register, $0) }
@@ -253,7 +257,7 @@ struct HoldUpTests {
             }
             released.set()
         }
-        usleep(100_000)
+        while !stalls.isSet { usleep(1000) }
         over.set()
         vcpu.join()
         #expect(released.isSet)

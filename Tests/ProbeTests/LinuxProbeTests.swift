@@ -219,4 +219,31 @@ struct LinuxProbeTests {
         #expect(other.status == 1 && report["kvm"] as? Bool == false && report["signature"] as? String == "..x.A.")
         #expect(report["tally"] is NSNull, "\(other.output)")
     }
+
+    @Test(
+        "its documents are of their schemas",
+        .enabled(if: (try? Command.run("env", ["/usr/bin/python3", "-c", "import jsonschema"]))?.status == 0))
+    func schemas() throws {
+        let host = Host()
+        host.hypervisor[0x4000_0000] = Self.kvm
+        let unsigned = Host()
+        unsigned.signature = false
+        unsigned.hypervisor[0x4000_0000] = Self.kvm
+        let runs = [
+            (["--json"], host), (["features", "--json"], host), (["exec", "--json", "--", "/bin/true"], host),
+            (["--json", "--force"], unsigned), (["features", "--json"], unsigned), (["--json", "--cpu", "0"], host),
+        ]
+        let folder = FileManager.default.temporaryDirectory.appending(path: "vmtally-schemas-\(UUID().uuidString)")
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let root = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../..").standardizedFileURL
+        for (index, (words, host)) in runs.enumerated() {
+            let file = folder.appending(path: "\(index).json")
+            try Data(try run(words, host).output.utf8).write(to: file)
+            let result = try Command.run(
+                "env",
+                ["/usr/bin/python3", root.appending(path: "scripts/validate-json").path, "--strict", file.path])
+            #expect(result.status == 0, "\(words): \(result.output)")
+        }
+    }
 }

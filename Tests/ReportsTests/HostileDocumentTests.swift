@@ -62,7 +62,7 @@ struct HostileDocumentTests {
             let comparison = BootComparison(first, second, effort: (20, 50))
             let report = BootComparisonReport([comparison], limit: 0.01, showsAll: true)
             #expect(!printable(report.lines().joined()).contains("\u{1B}"))
-            _ = try JSONSerialization.jsonObject(with: Data(report.json().utf8))
+            _ = try JSONSerialization.jsonObject(with: Data(report.json(by: .init(name: "vmtally", version: "0")).utf8))
             let page = BootComparisonPage([comparison], limit: 0.01).page.html()
             #expect(!page.contains("<script>alert") && !page.contains("NaN") && !page.contains(">nan"))
         }

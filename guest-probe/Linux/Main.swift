@@ -20,7 +20,7 @@ func main(_ count: Int, _ arguments: Arguments, _ environment: Arguments) -> Int
         return mark()
     }
     if let cpu = options.cpu, system_stay_on(cpu) != 0 {
-        complain("there is no such CPU here, or it may not be used: --cpu", nil)
+        complain("no such CPU, or one that this process may not use: --cpu", nil)
         return 1
     }
     if options.command == .status {

@@ -150,7 +150,7 @@ struct Trend: ParsableCommand {
             "Only configurations with all these words, such as console=virtio,cpus=1.", valueName: "words"))
     var only: String?
 
-    @Option(help: "The last so many recordings.")
+    @Option(help: "Only the last N recordings.")
     var last = 20
 
     func run() throws {
@@ -230,11 +230,11 @@ struct Compare: ParsableCommand {
         }
         let report = BootComparisonReport([comparison], limit: failAbove?.value, showsAll: all)
         if json == "-" {
-            try write(try report.json() + "\n", to: "-")
+            try write(try report.json(by: candidate.tool) + "\n", to: "-")
         } else {
             try values.show(report.lines(width: Terminal.columns(STDOUT_FILENO)), report.csv)
         }
-        if let json, json != "-" { try write(try report.json() + "\n", to: json) }
+        if let json, json != "-" { try write(try report.json(by: candidate.tool) + "\n", to: json) }
         if let gate = report.gate, gate.verdict != .passed { throw ExitCode(gate.status) }
     }
 }

@@ -48,7 +48,7 @@ struct History {
     init(path: String, for purpose: Purpose) throws {
         let size = try Self.size(path)
         guard size != nil || purpose == .add else {
-            throw HistoryError("\(path): there is no such history; vmtally history add makes one")
+            throw HistoryError("\(path): no such history; vmtally history add makes one")
         }
         var configuration = Configuration()
         configuration.readonly = purpose == .read
@@ -84,7 +84,7 @@ struct History {
             return nil
         }
         guard status.st_mode & S_IFMT == S_IFREG else {
-            throw HistoryError("\(path) is no regular file: give another --db")
+            throw HistoryError("\(path) is not a regular file: give another --db")
         }
         return Int(status.st_size)
     }

@@ -24,8 +24,11 @@ public final class BPFCollector: ExitCollector {
     /// - Parameters:
     ///   - vcpus: that run already: room is made for twice as many, and for a thousand more.
     ///   - scale: nil: the kernel's own.
-    public init(_ scope: CollectorScope, vcpus: Int = 0, scale: TSCScale? = nil) throws(CollectorError) {
-        let structures = try KernelStructures()
+    ///   - countsVMExits: false where somebody else does: userspace exits alone.
+    public init(
+        _ scope: CollectorScope, vcpus: Int = 0, scale: TSCScale? = nil, countsVMExits: Bool = true
+    ) throws(CollectorError) {
+        let structures = countsVMExits ? try KernelStructures() : nil
         let scale = scale ?? .host
         let messages = Messages.collect()
         let object = try Self.open()
@@ -184,15 +187,11 @@ public final class BPFCollector: ExitCollector {
     }
 
     public func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits] {
-        var readings: [VCPUExits] = []
-        let bins = detail.bounds.isEmpty ? [] : ExitMaps.bins(detail.bounds)
-        for number in 0..<maps.slotCount {
-            guard let slot = maps.slot(number) else { continue }
-            let reading = maps.exits(slot, detail, bins: bins)
-            readings.append(reading)
-            if reading.hasEnded { try recycle(number, slot) }
+        let readings = maps.exits(detail)
+        for reading in readings where reading.exits.hasEnded {
+            if let slot = maps.slot(reading.slot) { try recycle(reading.slot, slot) }
         }
-        return readings
+        return readings.map(\.exits)
     }
 
     /// Gives a slot and its rows to the vCPUs to come. Its own thread has ended: nobody counts there.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import KVM
 
 /// Which collector to use.
 public enum CollectorChoice: String, CaseIterable, Sendable {
@@ -15,12 +16,20 @@ public enum CollectorChoice: String, CaseIterable, Sendable {
         _ scope: CollectorScope, vcpus: Int
     ) throws(CollectorError) -> (collector: any ExitCollector, refusals: [String]) {
         switch self {
-        case .module: return (try ModuleCollector(scope), [])
+        case .module: return (try ModuleCollector(scope, vcpus: vcpus), [])
         case .bpf: return (try BPFCollector(scope, vcpus: vcpus), [])
         case .tracefs: return (try TracefsCollector(scope), [])
         case .statistics: return (try StatisticsCollector(scope), [])
         case .auto:
             var refusals: [String] = []
+            // Cheaper than BPF; but a VM that comes and goes between two looks it does not tell of: for one that runs.
+            if case .process(let process) = scope, ExitModule.isLoaded {
+                do {
+                    return (try ModuleCollector(scope, vcpus: vcpus, covering: process), [])
+                } catch {
+                    refusals.append("module: \(error)")
+                }
+            }
             for choice in [CollectorChoice.bpf, .tracefs, .statistics] {
                 do {
                     return (try choice.make(scope, vcpus: vcpus).collector, refusals)

@@ -5,8 +5,11 @@ import ExitStats
 ///
 /// Counts begin when the collector is made and never fall. What a collector cannot know is nil, not zero.
 public protocol ExitCollector: AnyObject {
-    /// What tells exits: `bpf`, `tracefs` or `statistics`, as every output names it.
+    /// What tells exits: `module+bpf`, `module`, `bpf`, `tracefs` or `statistics`, as every output names it.
     var name: String { get }
+
+    /// Looks for VMs that have come since, where the kernel does not: to be called a few times a second.
+    func discover() throws(CollectorError)
 
     /// Exits of every vCPU that has had one since the start. One that has ended is told once more, and never again.
     func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits]
@@ -15,11 +18,15 @@ public protocol ExitCollector: AnyObject {
     func losses() -> CollectorLosses
 }
 
+extension ExitCollector {
+    public func discover() throws(CollectorError) {}
+}
+
 /// What a reading holds besides counts and sums.
 public struct CollectorDetail: Sendable {
     /// Histograms of the reasons' times: 10 KB each.
     public var histograms = false
-    /// TSC cycles, ascending: a vCPU's exits are sorted by these, all reasons together.
+    /// TSC cycles, ascending: each reason's exits are sorted by these, into ``ExitCounts/Times/durations``.
     public var bounds: [UInt64] = []
 
     public init(histograms: Bool = false, bounds: [UInt64] = []) {
@@ -86,9 +93,6 @@ public struct VCPUExits: Sendable {
     public var userspace: ExitCounts?
     /// In the guest, TSC cycles; nil where nothing tells it.
     public var guestCycles: UInt64?
-    /// Exits with times up to each of the bounds asked for, and above the one before; then those above all.
-    public var kernelDurations: [UInt64] = []
-    public var userspaceDurations: [UInt64] = []
 
     public init(
         identity: VCPUIdentity, threadName: String = "", hasEnded: Bool = false, hardware: ExitCounts? = nil,

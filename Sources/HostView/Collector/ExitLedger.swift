@@ -10,9 +10,9 @@ public struct MachineExits: Sendable {
     public var vcpus: [VCPUExits]
     /// All vCPUs that have ended, as one; nil when none has.
     public var ended: VCPUExits?
-    var endedCount: Int
+    var endedCount: VCPUCount
     /// vCPUs that run or have ended.
-    public var vcpuCount: Int { vcpus.count + endedCount }
+    public var vcpuCount: Int { (vcpus.reduce(endedCount) { $0 + VCPUCount($1) }).count }
     /// No vCPU runs any more, and none will.
     public var hasEnded: Bool { vcpus.isEmpty }
 
@@ -23,12 +23,13 @@ public struct MachineExits: Sendable {
     /// Those out of nested guests.
     public var nested: ExitCounts? { Self.sum(all.map(\.nested)) }
     public var userspace: ExitCounts? { Self.sum(all.map(\.userspace)) }
-    public var kernelDurations: [UInt64] { all.reduce([]) { ExitLedger.add($0, $1.kernelDurations) } }
-    public var userspaceDurations: [UInt64] { all.reduce([]) { ExitLedger.add($0, $1.userspaceDurations) } }
     /// TSC cycles.
     public var guestCycles: UInt64? { all.reduce(nil) { $1.guestCycles.map { [sum = $0] in (sum ?? 0) &+ $0 } ?? $0 } }
 
-    public init(process: Int32, machine: UInt64, vcpus: [VCPUExits], ended: VCPUExits? = nil, endedCount: Int = 0) {
+    public init(
+        process: Int32, machine: UInt64, vcpus: [VCPUExits], ended: VCPUExits? = nil,
+        endedCount: VCPUCount = VCPUCount()
+    ) {
         self.process = process
         self.machine = machine
         self.vcpus = vcpus
@@ -39,6 +40,28 @@ public struct MachineExits: Sendable {
     static func sum(_ counts: [ExitCounts?]) -> ExitCounts? { counts.compactMap { $0 }.sum() }
 }
 
+/// How many vCPUs there are. A collector may tell of a vCPU's VM exits and of its userspace exits apart.
+public struct VCPUCount: Sendable {
+    private var hardware = 0
+    private var userspace = 0
+
+    public init() {}
+
+    init(_ exits: VCPUExits) {
+        hardware = exits.hardware == nil ? 0 : 1
+        userspace = exits.userspace == nil ? 0 : 1
+    }
+
+    var count: Int { max(hardware, userspace) }
+
+    static func + (one: VCPUCount, other: VCPUCount) -> VCPUCount {
+        var sum = one
+        sum.hardware += other.hardware
+        sum.userspace += other.userspace
+        return sum
+    }
+}
+
 /// Keeps what ended vCPUs have counted, and sorts vCPUs into VMs.
 public struct ExitLedger {
     private struct Key: Hashable {
@@ -46,7 +69,7 @@ public struct ExitLedger {
         let machine: UInt64
     }
 
-    private var ended: [Key: (exits: VCPUExits, count: Int)] = [:]
+    private var ended: [Key: (exits: VCPUExits, count: VCPUCount)] = [:]
 
     public init() {}
 
@@ -57,7 +80,9 @@ public struct ExitLedger {
         for reading in readings {
             let key = Key(process: reading.identity.process, machine: reading.identity.machine)
             if reading.hasEnded {
-                ended[key] = ended[key].map { (Self.sum($0.exits, reading), $0.count + 1) } ?? (reading, 1)
+                ended[key] =
+                    ended[key].map { (Self.sum($0.exits, reading), $0.count + VCPUCount(reading)) }
+                    ?? (reading, VCPUCount(reading))
             } else {
                 running[key, default: []].append(reading)
             }
@@ -68,7 +93,7 @@ public struct ExitLedger {
                 vcpus: vcpus.sorted {
                     ($0.identity.vcpu ?? .max, $0.identity.thread) < ($1.identity.vcpu ?? .max, $1.identity.thread)
                 },
-                ended: ended[key]?.exits, endedCount: ended[key]?.count ?? 0)
+                ended: ended[key]?.exits, endedCount: ended[key]?.count ?? VCPUCount())
         }
         for (key, exits) in ended where running[key] == nil {
             machines.append(
@@ -84,14 +109,7 @@ public struct ExitLedger {
         sum.hardware = MachineExits.sum([one.hardware, other.hardware])
         sum.nested = MachineExits.sum([one.nested, other.nested])
         sum.userspace = MachineExits.sum([one.userspace, other.userspace])
-        sum.kernelDurations = add(one.kernelDurations, other.kernelDurations)
-        sum.userspaceDurations = add(one.userspaceDurations, other.userspaceDurations)
         sum.guestCycles = one.guestCycles.map { $0 &+ (other.guestCycles ?? 0) } ?? other.guestCycles
         return sum
-    }
-
-    static func add(_ one: [UInt64], _ other: [UInt64]) -> [UInt64] {
-        guard one.count == other.count else { return one.isEmpty ? other : one }
-        return zip(one, other).map { $0 &+ $1 }
     }
 }

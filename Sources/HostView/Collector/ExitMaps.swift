@@ -5,24 +5,35 @@ import ExitStats
 /// The memory that the BPF programs of bpf/exits.bpf.c count in, which the kernel shares with us.
 ///
 /// Read while it is written: each number is whole, two of them need not be of the same moment.
-struct ExitMaps {
-    let slots: UnsafeMutableRawBufferPointer
-    let rows: UnsafeMutableRawBufferPointer
-    let cpus: UnsafeMutableRawBufferPointer
+package struct ExitMaps {
+    package let slots: UnsafeMutableRawBufferPointer
+    package let rows: UnsafeMutableRawBufferPointer
+    package let cpus: UnsafeMutableRawBufferPointer
     /// What the codes of VM exits mean; nil where no event tells VM exits.
-    let vocabulary: TallyFeatures.Vocabulary?
-    let scale: TSCScale
+    package let vocabulary: TallyFeatures.Vocabulary?
+    package let scale: TSCScale
 
-    static let slotBytes =
+    package static let slotBytes =
         MemoryLayout<vmtally_slot>.size + Int(VMTALLY_REASONS) * MemoryLayout<vmtally_place>.stride
-    static let rowBytes = MemoryLayout<vmtally_row>.size + Int(VMTALLY_BUCKETS) * 8
-    static let cpuBytes = MemoryLayout<vmtally_cpu>.size
+    package static let rowBytes = MemoryLayout<vmtally_row>.size + Int(VMTALLY_BUCKETS) * 8
+    package static let cpuBytes = MemoryLayout<vmtally_cpu>.size
 
-    var slotCount: Int { slots.count / Self.slotBytes }
-    var rowCount: Int { rows.count / Self.rowBytes }
+    package init(
+        slots: UnsafeMutableRawBufferPointer, rows: UnsafeMutableRawBufferPointer, cpus: UnsafeMutableRawBufferPointer,
+        vocabulary: TallyFeatures.Vocabulary?, scale: TSCScale
+    ) {
+        self.slots = slots
+        self.rows = rows
+        self.cpus = cpus
+        self.vocabulary = vocabulary
+        self.scale = scale
+    }
+
+    private var slotCount: Int { slots.count / Self.slotBytes }
+    private var rowCount: Int { rows.count / Self.rowBytes }
 
     /// The fixed part of a slot; nil when nothing has used it.
-    func slot(_ number: Int) -> UnsafeMutablePointer<vmtally_slot>? {
+    package func slot(_ number: Int) -> UnsafeMutablePointer<vmtally_slot>? {
         guard number >= 0, number < slotCount, let base = slots.baseAddress else { return nil }
         let slot = (base + number * Self.slotBytes).assumingMemoryBound(to: vmtally_slot.self)
         return slot.pointee.used == 0 ? nil : slot
@@ -40,12 +51,12 @@ struct ExitMaps {
     }
 
     /// Numbers of the slot's rows.
-    func rows(of slot: UnsafeMutablePointer<vmtally_slot>) -> [UInt32] {
+    package func rows(of slot: UnsafeMutablePointer<vmtally_slot>) -> [UInt32] {
         places(slot).compactMap { $0.key == 0 ? nil : $0.row }
     }
 
     /// Makes a slot and its rows as new. The thread must have ended: nobody else writes them then.
-    func clear(_ slot: UnsafeMutablePointer<vmtally_slot>) {
+    package func clear(_ slot: UnsafeMutablePointer<vmtally_slot>) {
         for number in rows(of: slot) {
             if let row = row(number) { memset(row, 0, Self.rowBytes) }
         }
@@ -61,22 +72,28 @@ struct ExitMaps {
         }
     }
 
-    /// Which of the bounds a row's buckets fall under, by their middle.
-    static func bins(_ bounds: [UInt64]) -> [Int] {
-        (0..<Int(VMTALLY_BUCKETS)).map { index in
-            let middle = CycleHistogram.midpoint(of: index + Int(VMTALLY_FIRST_BUCKET))
-            return bounds.firstIndex { middle <= $0 } ?? bounds.count
+    /// Where, in a row's buckets, those of each bound end, by their middle; after the last those above all.
+    package static func edges(_ bounds: [UInt64]) -> [Int] {
+        guard !bounds.isEmpty else { return [] }
+        let buckets = 0..<Int(VMTALLY_BUCKETS)
+        return bounds.map { bound in
+            buckets.first { CycleHistogram.midpoint(of: $0 + Int(VMTALLY_FIRST_BUCKET)) > bound } ?? buckets.upperBound
+        } + [buckets.upperBound]
+    }
+
+    /// Exits of all vCPUs, with the slots that they are in.
+    package func exits(_ detail: CollectorDetail) -> [(slot: Int, exits: VCPUExits)] {
+        let edges = Self.edges(detail.bounds)
+        return (0..<slotCount).compactMap { number in
+            slot(number).map { (number, exits($0, detail, edges: edges)) }
         }
     }
 
     /// One vCPU's exits.
     ///
-    /// - Parameter bins: of the detail's bounds.
-    func exits(_ slot: UnsafeMutablePointer<vmtally_slot>, _ detail: CollectorDetail, bins: [Int]) -> VCPUExits {
-        var durations = (
-            kernel: [UInt64](repeating: 0, count: detail.bounds.isEmpty ? 0 : detail.bounds.count + 1),
-            userspace: [UInt64](repeating: 0, count: detail.bounds.isEmpty ? 0 : detail.bounds.count + 1)
-        )
+    /// - Parameter edges: of the detail's bounds.
+    package func exits(_ slot: UnsafeMutablePointer<vmtally_slot>, _ detail: CollectorDetail, edges: [Int]) -> VCPUExits
+    {
         // First: what is counted after this is in the rows and not in `other`.
         let fixed = slot.pointee
         var hardware: [ExitCounts.Reason] = []
@@ -85,11 +102,7 @@ struct ExitMaps {
         for place in places(slot) where place.key != 0 {
             guard let row = row(place.row) else { continue }
             let kind = UInt32(truncatingIfNeeded: place.key >> 32)
-            if !detail.bounds.isEmpty, kind == VMTALLY_VM_EXIT.rawValue { sort(row, bins, into: &durations.kernel) }
-            if !detail.bounds.isEmpty, kind == VMTALLY_USERSPACE_EXIT.rawValue {
-                sort(row, bins, into: &durations.userspace)
-            }
-            var reason = reason(row, code: UInt32(truncatingIfNeeded: place.key), detail)
+            var reason = reason(row, code: UInt32(truncatingIfNeeded: place.key), detail, edges)
             switch kind {
             case VMTALLY_VM_EXIT.rawValue, VMTALLY_NESTED_EXIT.rawValue:
                 // The upper half of VMX's number is flags (SDM vol. 3C 25.9.1).
@@ -103,7 +116,7 @@ struct ExitMaps {
         addOthers(fixed.nested_exits, to: &nested)
         addOthers(fixed.userspace_exits, to: &userspace)
         let owner = fixed.last_owner
-        var exits = VCPUExits(
+        return VCPUExits(
             identity: VCPUIdentity(
                 process: Int32(truncatingIfNeeded: owner >> 32), thread: Int32(truncatingIfNeeded: owner),
                 started: fixed.thread_started, machine: fixed.kvm, vcpu: fixed.vcpu_id < 0 ? nil : fixed.vcpu_id),
@@ -113,13 +126,6 @@ struct ExitMaps {
             nested: vocabulary.map { ExitCounts(source: .bpf, vocabulary: $0, reasons: nested).merged },
             userspace: ExitCounts(source: .bpf, vocabulary: .kvm, reasons: userspace),
             guestCycles: vocabulary == nil ? nil : scale.cycles(fixed.guest_ns))
-        (exits.kernelDurations, exits.userspaceDurations) = durations
-        return exits
-    }
-
-    private func sort(_ row: UnsafeMutablePointer<vmtally_row>, _ bins: [Int], into sums: inout [UInt64]) {
-        let counts = UnsafeMutableRawPointer(row + 1).assumingMemoryBound(to: UInt64.self)
-        for (index, bin) in bins.enumerated() { sums[bin] &+= counts[index] }
     }
 
     /// Exits that are in the total and found no row of their own.
@@ -129,7 +135,7 @@ struct ExitMaps {
     }
 
     private func reason(
-        _ row: UnsafeMutablePointer<vmtally_row>, code: UInt32, _ detail: CollectorDetail
+        _ row: UnsafeMutablePointer<vmtally_row>, code: UInt32, _ detail: CollectorDetail, _ edges: [Int]
     ) -> ExitCounts.Reason {
         let fixed = row.pointee
         let shortest = scale.cycles(~fixed.inverted_minimum)
@@ -137,8 +143,15 @@ struct ExitMaps {
         var times = ExitCounts.Times(
             cycles: scale.cycles(fixed.ns), range: fixed.timed > 0 && shortest <= longest ? shortest...longest : nil,
             halted: scale.cycles(fixed.halted_ns), userspace: scale.cycles(fixed.userspace_ns))
+        let counts = UnsafeMutableRawPointer(row + 1).assumingMemoryBound(to: UInt64.self)
+        var start = 0
+        times.durations = edges.map { end in
+            var sum: UInt64 = 0
+            for index in start..<max(start, end) { sum &+= counts[index] }
+            start = max(start, end)
+            return sum
+        }
         if detail.histograms, fixed.timed > 0 {
-            let counts = UnsafeMutableRawPointer(row + 1).assumingMemoryBound(to: UInt64.self)
             times.buckets = [UInt64](unsafeUninitializedCapacity: CycleHistogram.bucketCount) { buckets, count in
                 buckets.initialize(repeating: 0)
                 for index in 0..<Int(VMTALLY_BUCKETS) {

@@ -3,44 +3,82 @@ import ExitStats
 import Glibc
 import KVM
 
-/// What the loadable module (kernel-module/) counts, of the VMs that it is allowed to: VM exits by reason with times.
-/// Nothing of userspace exits.
+/// What the loadable module (kernel-module/) counts, of the VMs that it is allowed to: VM exits by reason with times, at a
+/// fraction of what BPF programs cost. It tells nothing of userspace exits: BPF programs count those, where they may.
 public final class ModuleCollector: ExitCollector {
-    public let name = "module"
+    public let name: String
 
     private let module: ExitModule
     private let scope: CollectorScope
-    /// What a VM had counted before this began, by VM and vCPU.
-    private var before: [UInt64: [UInt32: ExitCounts]] = [:]
-    private var guestBefore: [UInt64: [UInt32: UInt64]] = [:]
-    private var unseen: UInt64 = 0
+    private let returns: BPFCollector?
+    private var vms: [Counted] = []
+    private var owners = Owners()
 
-    public init(_ scope: CollectorScope) throws(CollectorError) {
-        self.scope = scope
-        do {
-            module = try ExitModule()
-        } catch {
-            throw CollectorError(cause: "\(error)", remedy: "")
-        }
-        for (id, snapshot, _) in try snapshots(histograms: true) {
-            for vcpu in snapshot.vcpus {
-                before[id, default: [:]][vcpu.id] = Self.counts(vcpu, snapshot)
-                guestBefore[id, default: [:]][vcpu.id] = vcpu.times.guest
-            }
+    /// A VM whose counters are held: they outlive it.
+    private final class Counted {
+        let vm: ExitModuleList.VM
+        let counters: ExitModuleVM
+        /// What it had counted before this began, by vCPU.
+        var before: [UInt32: (exits: ExitCounts, times: ExitModuleSnapshot.Times)] = [:]
+
+        init(_ vm: ExitModuleList.VM, _ counters: consuming ExitModuleVM) {
+            self.vm = vm
+            self.counters = counters
         }
     }
 
-    private func snapshots(
-        histograms: Bool
-    ) throws(CollectorError) -> [(id: UInt64, snapshot: ExitModuleSnapshot, vm: ExitModuleList.VM)] {
+    /// - Parameters:
+    ///   - vcpus: see ``BPFCollector``.
+    ///   - covering: a process whose VM must be among those that the module counts.
+    public init(_ scope: CollectorScope, vcpus: Int = 0, covering process: Int32? = nil) throws(CollectorError) {
+        self.scope = scope
+        let list: ExitModuleList
         do {
-            var all: [(id: UInt64, snapshot: ExitModuleSnapshot, vm: ExitModuleList.VM)] = []
-            for vm in try module.list().vms where scope.contains(vm.pid) {
-                // One that has ended since the list was read is none.
-                guard let opened = try? module.open(vm: vm.id) else { continue }
-                all.append((vm.id, try opened.read(histograms: histograms), vm))
-            }
-            return all
+            module = try ExitModule()
+            list = try module.list()
+        } catch {
+            throw CollectorError(cause: "\(error)", remedy: "")
+        }
+        if let process, !list.vms.contains(where: { $0.pid == process }) {
+            throw CollectorError(
+                cause: "the module is not allowed to count process \(process)", remedy: "sudo vmtally allow \(process)")
+        }
+        returns = try? BPFCollector(scope, vcpus: vcpus, countsVMExits: false)
+        name = returns == nil ? "module" : "module+bpf"
+        try open(list)
+        for counted in vms {
+            let snapshot = try Self.read(counted)
+            for vcpu in snapshot.vcpus { counted.before[vcpu.id] = (Self.counts(vcpu, snapshot), vcpu.times) }
+        }
+    }
+
+    /// Takes hold of VMs that have come since. One that comes and goes between two looks is missed.
+    public func discover() throws(CollectorError) {
+        do {
+            try open(try module.list())
+        } catch let error as KVMError {
+            throw CollectorError(cause: "\(error)", remedy: "")
+        } catch let error as CollectorError {
+            throw error
+        } catch {
+            throw CollectorError(cause: "\(error)", remedy: "")
+        }
+    }
+
+    /// Takes hold of VMs that are new in the list.
+    private func open(_ list: ExitModuleList) throws(CollectorError) {
+        for vm in list.vms where scope.contains(vm.pid) && !vms.contains(where: { $0.vm.id == vm.id }) {
+            // One that has ended since the list was read is none.
+            guard let counters = try? module.open(vm: vm.id) else { continue }
+            vms.append(Counted(vm, counters))
+            owners.add(vm.id, of: vm.pid)
+        }
+    }
+
+    private static func read(_ counted: Counted) throws(CollectorError) -> ExitModuleSnapshot {
+        do {
+            // Readings with and without histograms cannot be subtracted from each other.
+            return try counted.counters.read(histograms: true)
         } catch {
             throw CollectorError(cause: "\(error)", remedy: "")
         }
@@ -53,32 +91,61 @@ public final class ModuleCollector: ExitCollector {
                 ExitCounts.Reason(
                     code: $0.code, count: $0.count,
                     times: ExitCounts.Times(cycles: $0.cycles, range: $0.range, buckets: $0.buckets))
-            })
+            }
+                // KVM counts them, and no tracepoint shows them.
+                + (vcpu.unseen > 0 ? [ExitCounts.Reason(code: nil, count: vcpu.unseen)] : []))
     }
 
     public func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits] {
+        try discover()
         var readings: [VCPUExits] = []
-        unseen = 0
-        // Readings with and without histograms cannot be subtracted from each other.
-        for (id, snapshot, vm) in try snapshots(histograms: true) {
+        var gone: Set<UInt64> = []
+        for counted in vms {
+            let snapshot = try Self.read(counted)
+            if snapshot.isGone { gone.insert(counted.vm.id) }
             for vcpu in snapshot.vcpus {
-                let counts = Self.counts(vcpu, snapshot)
-                let since = before[id]?[vcpu.id].map { counts.difference(since: $0) } ?? counts
-                unseen &+= vcpu.unseen
+                let before = counted.before[vcpu.id]
+                var since = Self.counts(vcpu, snapshot)
+                if let before { since = since.difference(since: before.exits) }
                 readings.append(
                     VCPUExits(
                         identity: VCPUIdentity(
-                            process: vm.pid, thread: 0, machine: id, vcpu: Int32(truncatingIfNeeded: vcpu.id)),
-                        threadName: vm.name, hardware: since,
-                        guestCycles: vcpu.times.guest &- (guestBefore[id]?[vcpu.id] ?? 0)))
+                            process: counted.vm.pid, thread: 0, machine: counted.vm.id,
+                            vcpu: Int32(truncatingIfNeeded: vcpu.id)),
+                        threadName: counted.vm.name, hasEnded: snapshot.isGone,
+                        hardware: since.sorted(by: detail.bounds),
+                        guestCycles: vcpu.times.guest &- (before?.times.guest ?? 0)))
             }
         }
-        return readings
+        vms.removeAll { gone.contains($0.vm.id) }
+        guard let returns else { return readings }
+        defer { owners.keep(Set(vms.map(\.vm.pid))) }
+        return readings + owners.assign(try returns.read(detail))
     }
 
-    public func losses() -> CollectorLosses {
-        var losses = CollectorLosses()
-        losses.withoutRoom = unseen
-        return losses
+    /// Which VM a thread's userspace exits are of: nothing tells, where a process has several.
+    struct Owners {
+        private var machines: [Int32: Set<UInt64>] = [:]
+        private var known: [VCPUIdentity: UInt64] = [:]
+
+        mutating func add(_ machine: UInt64, of process: Int32) { machines[process, default: []].insert(machine) }
+
+        mutating func assign(_ returns: [VCPUExits]) -> [VCPUExits] {
+            returns.map { reading in
+                var reading = reading
+                let thread = reading.identity
+                let all = machines[thread.process] ?? []
+                // Once told it stays, whatever VMs the process makes later.
+                let machine = known[thread] ?? (all.count == 1 ? all.first : nil)
+                known[thread] = reading.hasEnded ? nil : machine
+                reading.identity.machine = machine ?? 0
+                return reading
+            }
+        }
+
+        /// Forgets processes that have ended.
+        mutating func keep(_ processes: Set<Int32>) { machines = machines.filter { processes.contains($0.key) } }
     }
+
+    public func losses() -> CollectorLosses { returns?.losses() ?? CollectorLosses() }
 }

@@ -34,7 +34,7 @@ struct BzImage {
     }
 
     init(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
-        guard Self.recognizes(bytes) else { throw .unsupported("it is no bzImage: no \"HdrS\" at 0x202") }
+        guard Self.recognizes(bytes) else { throw .unsupported("it is not a bzImage: no \"HdrS\" at 0x202") }
         let file = CheckedBytes(bytes)
         guard try file.load(UInt16.self, at: 0x1FE) == 0xAA55 else { throw .malformed("boot_flag is not 0xAA55") }
         let version = try file.load(UInt16.self, at: 0x206)

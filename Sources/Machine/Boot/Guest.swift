@@ -66,7 +66,7 @@ enum LoadedGuest {
         do throws(MachineError) {
             try self.init(loading: guest, into: memory, cpus: cpus, tables: tables)
         } catch {
-            throw ImageKind.explain(error, guest.bytes)
+            throw ImageKind.explain(error, guest.bytes, isLinux: guest.isLinux)
         }
     }
 

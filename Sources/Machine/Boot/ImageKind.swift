@@ -22,9 +22,9 @@ enum ImageKind {
         (0, Array("{".utf8), "it is a text"),
         (
             0, Array("MZ".utf8),
-            "it is an EFI program, for which there is no firmware here: give a vmlinux"
+            "it is an EFI program, and there is no firmware here to run it: give a vmlinux"
         ),
-        (510, [0x55, 0xAA], "it is a boot sector or the image of a disk: there is no BIOS here that starts it"),
+        (510, [0x55, 0xAA], "it is a boot sector or a disk image, and there is no BIOS here to boot it"),
     ]
 
     /// Nil for what has no name here.
@@ -40,11 +40,12 @@ enum ImageKind {
     }
 
     /// An error that says no more than that a file is none of ours, with what it is instead.
-    static func explain(_ error: MachineError, _ bytes: UnsafeRawBufferPointer) -> MachineError {
+    static func explain(_ error: MachineError, _ bytes: UnsafeRawBufferPointer, isLinux: Bool = false) -> MachineError {
         guard case .image(let cause) = error else { return error }
         switch cause {
         case .notELF, .unsupported(Multiboot.noHeader):
-            return describe(bytes).map { .image(.unsupported($0)) } ?? error
+            if let kind = describe(bytes) { return .image(.unsupported(kind)) }
+            return isLinux ? .image(.unsupported("it is not a Linux kernel: give a bzImage or an ELF vmlinux")) : error
         default: return error
         }
     }

@@ -42,14 +42,23 @@ final class BootMarker: Sendable {
     }
 
     let configuration: BootMarkerConfiguration
+    private let recorder: RunRecorder?
     private let end: @Sendable () -> Void
     private let state = Mutex(State())
 
-    /// - Parameter end: ends the run.
-    init(_ configuration: BootMarkerConfiguration = .init(), end: @escaping @Sendable () -> Void = {}) {
+    /// - Parameters:
+    ///   - recorder: gets every mark, not the first alone.
+    ///   - end: ends the run.
+    init(
+        _ configuration: BootMarkerConfiguration = .init(), recorder: RunRecorder? = nil,
+        end: @escaping @Sendable () -> Void = {}
+    ) {
         self.configuration = configuration
+        self.recorder = recorder
         self.end = end
     }
+
+    var watchesConsole: Bool { !configuration.text.isEmpty || recorder?.watchesConsole ?? false }
 
     /// Tells how the counters are read. Before the machine runs.
     func attach(_ take: @escaping @Sendable () -> Note) {
@@ -62,6 +71,7 @@ final class BootMarker: Sendable {
     ///
     /// - Returns: the wish that the run end, if it is to.
     func reached() -> GuestRequest? {
+        recorder?.mark("port 0xF5")
         state.withLock { state in
             if state.note == nil {
                 state.note = state.take?()
@@ -72,6 +82,7 @@ final class BootMarker: Sendable {
 
     /// Takes bytes on their way to the console.
     func watch(_ bytes: some Sequence<UInt8>) {
+        recorder?.watch(bytes)
         let text = configuration.text
         guard let first = text.first else { return }
         let found = state.withLock { state in

@@ -182,7 +182,7 @@ struct MachineDevices {
             let device = try VirtioBlock(path: disk.path, isReadOnly: disk.isReadOnly, isOver: isOver)
             if device.excess > 0 {
                 configuration.report(
-                    "disk \(disk.path): the last \(device.excess) bytes are no whole sector of 512: the guest has none of them"
+                    "disk \(disk.path): the last \(device.excess) bytes are less than a sector of 512, and not part of the disk"
                 )
             }
             backends.append(device)

@@ -110,14 +110,22 @@ final class RunControl: Sendable {
     ///
     /// While guests have not shown their #GP handlers the vCPUs are called out of the guest at growing intervals, so
     /// that the handler of a guest that makes no exits is found too.
-    func wait(until deadline: UInt64, _ signals: borrowing EndingSignals) {
+    ///
+    /// - Parameter recorder: ends an interval now and then.
+    func wait(until deadline: UInt64, _ signals: borrowing EndingSignals, recorder: RunRecorder? = nil) {
+        let step = recorder?.configuration.nanoseconds ?? .max
+        var tick = recorder == nil ? .max : monotonicNanoseconds() &+ step
         var next = monotonicNanoseconds() + Self.firstNudge
         var interval = Self.firstNudge
         while end == nil {
             let nudging = state.withLock { !$0.waitingForHandler.isEmpty }
-            switch sleep(until: nudging ? min(deadline, next) : deadline, signals) {
+            switch sleep(until: min(nudging ? min(deadline, next) : deadline, tick), signals) {
             case .signal(let signal): finish(.interrupted(signal: signal))
             case .timeout where monotonicNanoseconds() >= deadline: finish(.timeout)
+            case .timeout where monotonicNanoseconds() >= tick:
+                recorder?.tick()
+                // Spans that a busy machine has slept through are one longer span.
+                while tick <= monotonicNanoseconds() { tick += step }
             case .timeout:
                 // Ever rarer, but never the last: a guest that boots slowly is found too, at a dozen exits an hour.
                 interval = min(interval * 2, Self.longestNudge)

@@ -29,6 +29,9 @@ public struct RunResult: Sendable {
     public let leaf: LeafReport
     /// Messages about devices that a guest caused over and over: those after the first few.
     public let withheldMessages: Int
+    /// Those that were asked for, the last one to the run's end.
+    public let intervals: [RunInterval]
+    public let marks: [RunMark]
 
     /// All vCPUs together.
     public var total: ExitCounts { vcpus.sum() ?? .none(of: .vmm, .kvm) }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import BootRecords
 import ExitStats
 import FoundationEssentials
 import Rendering
@@ -220,7 +221,7 @@ public struct BenchDocument: Codable, Sendable {
         do {
             self = try JSONDecoder().decode(BenchDocument.self, from: Data(json))
         } catch {
-            throw .unreadable("\(error)")
+            throw .unreadable(BootRecording.describe(error))
         }
         guard schema == Self.schema else { throw .otherSchema(schema) }
         if let problem = problem() { throw .unreadable("damaged: \(problem)") }

@@ -24,6 +24,7 @@ public struct BenchPage: Sendable {
         Page(
             title: "What a VM exit costs on \(document.host.backend)",
             summary: "\(document.host.cpu), Linux \(document.host.kernel); vmtally bench, \(document.method.taken)"
+                + (document.host.caveat.map { "; \($0)" } ?? "")
                 + (document.cutOff == true ? "; cut off by a signal before all was measured" : ""),
             body: "\(verdict)\(overview)\(table)\(distributions)\(missing)\(method)"
         ).html()

@@ -23,6 +23,7 @@ public struct BenchTable: Sendable {
             "seed \(method.seed), \(pinned), TSC readings' own \(method.overhead) cycles subtracted, "
                 + "\(fixed(Double(method.wallNanoseconds) / 1e9, 1)) s",
         ]
+        if let caveat = document.host.caveat { lines.append(caveat) }
         if document.cutOff == true { lines.append("cut off by a signal: not all was measured") }
         if let comparison { lines.append("baseline: \(comparison.summary)") }
         lines.append("")

@@ -282,7 +282,9 @@ public struct BootComparisonPage: Sendable {
             facts.append(
                 (
                     recording.label,
-                    "\(host.cpu), Linux \(host.kernel), \(host.backend); vmtally \(recording.tool.version); "
+                    "\(host.cpu), Linux \(host.kernel), \(host.backend)"
+                        + (host.emulator.map { ", emulated by \($0): no time is a processor's" } ?? "")
+                        + "; vmtally \(recording.tool.version); "
                         + "recorded \(Self.date(recording.recorded))"
                 ))
             for configuration in recording.configurations {

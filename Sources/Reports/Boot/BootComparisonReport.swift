@@ -136,10 +136,13 @@ public struct BootComparisonReport: Sendable {
     }
 
     /// Schema `vmtally.compare/1`.
-    public func json() throws -> String {
+    ///
+    /// - Parameter tool: who writes it.
+    public func json(by tool: BootRecording.Tool) throws -> String {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         let document = Document(
+            tool: tool,
             baseline: comparisons.first?.baseline.label ?? "", seed: comparisons.first?.seed ?? 0,
             significance: BootComparison.significance, failAbove: gate?.limit,
             regression: gate?.verdict == .regression, verdict: gate?.verdict,
@@ -154,6 +157,7 @@ public struct BootComparisonReport: Sendable {
 
     private struct Document: Encodable {
         let schema = "vmtally.compare/1"
+        let tool: BootRecording.Tool
         let baseline: String
         let seed: UInt64
         let significance: Double
@@ -165,7 +169,7 @@ public struct BootComparisonReport: Sendable {
         let comparisons: [Comparison]
 
         enum CodingKeys: String, CodingKey {
-            case schema, baseline, seed, significance, regression, verdict, unjudged, comparisons
+            case schema, tool, baseline, seed, significance, regression, verdict, unjudged, comparisons
             case failAbove = "fail_above"
         }
 

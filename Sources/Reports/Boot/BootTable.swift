@@ -29,6 +29,7 @@ public struct BootTable: Sendable {
             ])
         }
         lines += table.lines(width: width)
+        if let emulator = host.emulator { lines.append("in an emulated host (\(emulator)): no time is a processor's") }
         if recording.cutOff == true { lines.append("cut off by a signal: not all boots were made") }
         return lines
     }

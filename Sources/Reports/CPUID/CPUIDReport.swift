@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import BootRecords
 import ExitStats
 
 /// A CPUID table, raw and decoded as far as it concerns KVM and its guests: `vmtally cpuid`.
@@ -86,6 +87,8 @@ public struct CPUIDReport: Equatable, Encodable, Sendable {
     }
 
     public let schema = "vmtally.cpuid/1"
+    /// Who wrote it; set by whoever prints it.
+    public var tool: BootRecording.Tool?
     public var source: Source
     /// From leaf 0, such as `GenuineIntel`.
     public var vendor: String?

@@ -142,7 +142,7 @@ public struct CapabilityGuide: Sendable {
             "real-mode code does not run on Intel without unrestricted guest"),
         .init(
             "SET_IDENTITY_MAP_ADDR", .vmtally, "room for unpaged mode on Intel without unrestricted guest",
-            "KVM takes the page at 0xFFFBC000 for it, memory there or not"),
+            "KVM uses the page at 0xFFFBC000 for it, whether or not there is memory"),
         .init("MP_STATE", .vmtally, "vCPUs can be parked and started", "the VMM cannot start secondary vCPUs"),
         .init(
             "NR_VCPUS", .vmtally, "vCPUs that are recommended", "KVM recommends at most 4 vCPUs",

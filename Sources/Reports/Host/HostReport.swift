@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import BootRecords
 import ThisHost
 
 /// What this host offers to a VMM, and what it lacks: `vmtally host`.
@@ -118,6 +119,8 @@ public struct HostReport: Equatable, Encodable, Sendable {
     }
 
     public let schema = "vmtally.host/1"
+    /// Who wrote it; set by whoever prints it.
+    public var tool: BootRecording.Tool?
     public var cpu: CPU
     public var kernel: String?
     public var device: Device

@@ -29,6 +29,8 @@ public struct LiveMachine: Sendable {
     public var process: Int32
     /// Tells apart the VMs of one process; 0 where nothing does.
     public var machine: UInt64
+    /// Of its process's VMs, in the order in which they were seen: 1, 2, ...
+    public var number = 1
     /// The uid of its pod.
     public var pod: String?
     public var vcpus: [VCPU]
@@ -41,10 +43,6 @@ public struct LiveMachine: Sendable {
     public var userspace: ExitCounts?
     /// TSC cycles.
     public var guestCycles: UInt64?
-    /// VM exits by their time in the kernel, and userspace exits by theirs in userspace: one more than the bounds asked
-    /// for; empty where none were.
-    public var kernelDurations: [UInt64] = []
-    public var userspaceDurations: [UInt64] = []
 
     public init(
         name: String, program: String, process: Int32, machine: UInt64 = 0, pod: String? = nil,

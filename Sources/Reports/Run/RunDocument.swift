@@ -223,6 +223,90 @@ public struct RunDocument: Encodable, Sendable {
         }
     }
 
+    /// One start of the guest.
+    public struct Boot: Encodable, Sendable {
+        public struct Reason: Encodable, Sendable {
+            public let code: UInt32?
+            public let name: String
+            public let count: UInt64
+            public let cycles: UInt64?
+        }
+
+        public struct Exits: Encodable, Sendable {
+            public let total: Total
+            public let byReason: [Reason]
+
+            enum CodingKeys: String, CodingKey {
+                case total
+                case byReason = "by_reason"
+            }
+        }
+
+        /// From 1 on.
+        public let boot: Int
+        public let wallNanoseconds: UInt64
+        public let status: Status
+        public let exits: Exits
+        /// KVM's own count; absent where it has none.
+        public let vmExits: UInt64?
+
+        enum CodingKeys: String, CodingKey {
+            case boot, status, exits
+            case wallNanoseconds = "wall_ns"
+            case vmExits = "vm_exits"
+        }
+
+        init(_ boot: RunReport.Boot, number: Int) {
+            self.boot = number
+            wallNanoseconds = boot.wallNanoseconds
+            status = Status(reason: boot.end.reason, code: boot.end.exitStatus)
+            exits = Exits(
+                total: Total(boot.userspace.pair),
+                byReason: boot.userspace.reasons.map {
+                    Reason(
+                        code: $0.code, name: boot.userspace.name(of: $0), count: $0.count, cycles: $0.times?.cycles)
+                })
+            vmExits = boot.vmExits
+        }
+    }
+
+    /// Since the start, ns; counts of the span.
+    public struct Interval: Encodable, Sendable {
+        public let start: UInt64
+        public let end: UInt64
+        public let userspaceExits: UInt64
+        public let byReason: [String: UInt64]
+        public let vmExits: UInt64?
+
+        enum CodingKeys: String, CodingKey {
+            case start = "start_ns"
+            case end = "end_ns"
+            case userspaceExits = "userspace_exits"
+            case byReason = "by_reason"
+            case vmExits = "vm_exits"
+        }
+
+        init(_ interval: RunReport.Interval) {
+            start = interval.start
+            end = interval.end
+            userspaceExits = interval.userspace.total
+            byReason = interval.userspace.byName ?? [:]
+            vmExits = interval.vmExits
+        }
+    }
+
+    public struct Mark: Encodable, Sendable {
+        public let nanoseconds: UInt64
+        public let name: String
+        public let userspaceExits: UInt64
+
+        enum CodingKeys: String, CodingKey {
+            case name
+            case nanoseconds = "ns"
+            case userspaceExits = "userspace_exits"
+        }
+    }
+
     public let schema = "vmtally.run/1"
     public let tool: Tool
     public let host: HostIdentity
@@ -238,9 +322,14 @@ public struct RunDocument: Encodable, Sendable {
     public let hardware: Hardware?
     public let leaf: Leaf
     public let sandbox: Sandbox
+    /// Absent unless the guest has started more than once.
+    public let boots: [Boot]?
+    /// Absent unless asked for.
+    public let intervals: [Interval]?
+    public let marks: [Mark]?
 
     enum CodingKeys: String, CodingKey {
-        case schema, tool, host, vm, status, exits, kernel, hardware, leaf, sandbox
+        case schema, tool, host, vm, status, exits, kernel, hardware, leaf, sandbox, boots, intervals, marks
         case wallNanoseconds = "wall_ns"
         case kernelMissing = "kernel_missing"
     }
@@ -271,6 +360,15 @@ public struct RunDocument: Encodable, Sendable {
         hardware = result.hardware.flatMap { exits in result.time.map { Hardware(exits, $0) } }
         sandbox = Sandbox(
             on: result.sandbox != nil, landlockABI: result.sandbox?.landlock, jail: result.sandbox?.jail)
+        boots =
+            result.boots.isEmpty ? nil : result.boots.enumerated().map { Boot($0.element, number: $0.offset + 1) }
+        intervals = result.intervals.isEmpty ? nil : result.intervals.map(Interval.init)
+        marks =
+            result.intervals.isEmpty
+            ? nil
+            : result.marks.map {
+                Mark(nanoseconds: $0.nanoseconds, name: $0.name, userspaceExits: $0.userspaceExits)
+            }
         leaf = Leaf(
             mode: result.leaf.mode, answered: result.leaf.answered, meaningless: result.leaf.meaningless,
             last: result.leaf.last.map { Registers(eax: $0.eax, ebx: $0.ebx, ecx: $0.ecx, edx: $0.edx) })

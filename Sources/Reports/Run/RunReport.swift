@@ -80,6 +80,46 @@ public struct RunReport: Sendable {
         }
     }
 
+    /// One start of the guest, where it has started more than once.
+    public struct Boot: Sendable {
+        public var end: End
+        public var wallNanoseconds: UInt64
+        /// Userspace exits of all vCPUs, with the cycles of each reason and nothing more of its times.
+        public var userspace: ExitCounts
+        /// By KVM's own count; nil where it has none.
+        public var vmExits: UInt64?
+    }
+
+    /// What was counted in a span of a run.
+    public struct Interval: Sendable {
+        /// Since the start, ns.
+        public var start: UInt64
+        public var end: UInt64
+        public var userspace: ExitCounts
+        public var vmExits: UInt64?
+
+        public init(start: UInt64, end: UInt64, userspace: ExitCounts, vmExits: UInt64?) {
+            self.start = start
+            self.end = end
+            self.userspace = userspace
+            self.vmExits = vmExits
+        }
+    }
+
+    /// A moment that the guest has marked.
+    public struct Mark: Sendable {
+        /// Since the start, ns.
+        public var nanoseconds: UInt64
+        public var name: String
+        public var userspaceExits: UInt64
+
+        public init(nanoseconds: UInt64, name: String, userspaceExits: UInt64) {
+            self.nanoseconds = nanoseconds
+            self.name = name
+            self.userspaceExits = userspaceExits
+        }
+    }
+
     public var end: End
     /// ns.
     public var wallNanoseconds: UInt64
@@ -98,6 +138,10 @@ public struct RunReport: Sendable {
     public var prefault: Prefault?
     /// nil: they were not confined.
     public var sandbox: Sandbox?
+    /// Empty for a guest that has started once.
+    public private(set) var boots: [Boot] = []
+    public var intervals: [Interval] = []
+    public var marks: [Mark] = []
 
     public init(
         end: End, wallNanoseconds: UInt64, memoryMiB: Int, tscKHz: UInt32, vcpus: [ExitCounts], kernel: Kernel,
@@ -115,6 +159,47 @@ public struct RunReport: Sendable {
         self.leaf = leaf
         self.prefault = prefault
         self.sandbox = sandbox
+    }
+
+    /// This run together with those before it: boots of one guest whose counters went on.
+    public func following(_ earlier: RunReport) -> RunReport {
+        var all = self
+        func withoutHistograms(_ counts: ExitCounts) -> ExitCounts {
+            ExitCounts(
+                source: counts.source, vocabulary: .kvm,
+                reasons: counts.reasons.map { reason in
+                    ExitCounts.Reason(
+                        code: reason.code, count: reason.count,
+                        times: reason.times.map { ExitCounts.Times(cycles: $0.cycles) })
+                })
+        }
+        let first = Boot(
+            end: earlier.end, wallNanoseconds: earlier.wallNanoseconds, userspace: withoutHistograms(earlier.total),
+            vmExits: earlier.kernel.values["exits"])
+        let own = Boot(
+            end: end, wallNanoseconds: wallNanoseconds,
+            userspace: withoutHistograms(total.difference(since: earlier.total)), vmExits: kernel.values["exits"])
+        all.boots = (earlier.boots.isEmpty ? [first] : earlier.boots) + [own]
+        let start = earlier.wallNanoseconds
+        all.wallNanoseconds = start + wallNanoseconds
+        all.kernel.values.merge(earlier.kernel.values, uniquingKeysWith: &+)
+        all.hardware = [earlier.hardware, hardware].compactMap { $0 }.sum()
+        all.time = earlier.time.map { sum in time.map { sum + $0 } ?? sum } ?? time
+        all.leaf.answered &+= earlier.leaf.answered
+        all.leaf.meaningless &+= earlier.leaf.meaningless
+        all.intervals =
+            earlier.intervals
+            + intervals.map {
+                Interval(
+                    start: start + $0.start, end: start + $0.end, userspace: $0.userspace, vmExits: $0.vmExits)
+            }
+        // A mark tells of the counters, which have gone on.
+        all.marks =
+            earlier.marks
+            + marks.map {
+                Mark(nanoseconds: start + $0.nanoseconds, name: $0.name, userspaceExits: $0.userspaceExits)
+            }
+        return all
     }
 
     /// All vCPUs together.

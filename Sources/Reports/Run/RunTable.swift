@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
 import Rendering
+import ThisHost
 
 /// A run as people read it.
 public struct RunTable: Sendable {
     private let result: RunReport
     private let places: [PlaceReport]
+    private let emulator: String?
     private let width: Int
     private var tscKHz: UInt32 { result.tscKHz }
 
-    /// - Parameter width: columns of the terminal.
-    public init(_ result: RunReport, places: [PlaceReport] = [], width: Int = .max) {
+    /// - Parameters:
+    ///   - emulator: that the host runs in.
+    ///   - width: columns of the terminal.
+    public init(_ result: RunReport, emulator: String? = nil, places: [PlaceReport] = [], width: Int = .max) {
         self.result = result
         self.places = places
+        self.emulator = emulator
         self.width = width
     }
 
@@ -32,8 +37,28 @@ public struct RunTable: Sendable {
         ])
         let places = self.places.flatMap { [""] + $0.lines(width: width) } + (self.places.isEmpty ? [] : [""])
         let memory = result.prefault.map { [Self.line($0)] } ?? []
-        let end = "end: \(result.end.reason), status \(result.end.exitStatus)"
-        return table.lines(width: width) + places + kernelLines(all.total) + hardwareLines() + memory + [end, summary]
+        let end = bootLines() + ["end: \(result.end.reason), status \(result.end.exitStatus)"]
+        return table.lines(width: width) + places + kernelLines(all.total) + hardwareLines() + memory + end + [summary]
+            + (emulator.map { [HostIdentity.caveat($0)] } ?? [])
+    }
+
+    /// Each start of the guest, where there was more than one, and their sum.
+    private func bootLines() -> [String] {
+        guard !result.boots.isEmpty else { return [] }
+        var table = TextTable(header: ["boot", "userspace exits", "cycles", "VM exits", "wall s", "end", ""])
+        func row(_ name: String, _ counts: ExitCounts, _ vmExits: UInt64?, _ wall: UInt64, _ end: String) -> [String] {
+            let most = counts.reasons.sorted { $0.count > $1.count }.prefix(3)
+            return [
+                name, grouped(counts.total), grouped(counts.pair.cycles), vmExits.map { grouped($0) } ?? "-",
+                fixed(Double(wall) / 1e9, 3), end,
+                most.map { "\(counts.name(of: $0)) \(grouped($0.count))" }.joined(separator: ", "),
+            ]
+        }
+        for (index, boot) in result.boots.enumerated() {
+            table.add(row("\(index + 1)", boot.userspace, boot.vmExits, boot.wallNanoseconds, boot.end.reason))
+        }
+        table.add(row("all", result.total, result.kernel.values["exits"], result.wallNanoseconds, ""))
+        return [""] + table.lines(width: width) + [""]
     }
 
     /// Sum, shortest, percentiles and longest, and some of them as nanoseconds.

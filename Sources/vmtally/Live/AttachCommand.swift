@@ -30,12 +30,12 @@ struct AttachCommand: ParsableCommand {
         completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
     var vm: String?
 
-    @Option(help: ArgumentHelp("End after so many seconds.", valueName: "seconds"))
+    @Option(help: ArgumentHelp("End after this many seconds.", valueName: "seconds"))
     var duration: Double?
 
     @Option(
         name: .shortAndLong,
-        help: ArgumentHelp("A line for each span of so many seconds as well.", valueName: "seconds"))
+        help: ArgumentHelp("Print a line for every interval of this many seconds as well.", valueName: "seconds"))
     var interval: Double?
 
     @Option(
@@ -138,6 +138,7 @@ struct AttachCommand: ParsableCommand {
             let moment = min(end, next, monotonicNanoseconds() + 200_000_000)
             let time = monotonicNanoseconds()
             let signal = waiter.wait(nanoseconds: moment > time ? moment - time : 0)
+            try session.live.collector.discover()
             let isOver =
                 monotonicNanoseconds() >= end || child?.exitStatus != nil || [SIGINT, SIGTERM, SIGHUP].contains(signal)
                 || !fromStart && chosen.map { kill($0.process, 0) != 0 && errno == ESRCH } ?? false
@@ -186,6 +187,7 @@ struct AttachCommand: ParsableCommand {
                 machines, collector: session.live.collector.name, nanoseconds: nanoseconds, lost: losses.description,
                 isSummed: target != nil, tscKHz: kHz, width: Terminal.columns(STDOUT_FILENO))
             print(report.lines().joined(separator: "\n"))
+            if let caveat = host.caveat { print(caveat) }
         } else if let lost = losses.description {
             warn(lost)
         }
@@ -287,7 +289,9 @@ struct AttachSession {
         configuration.runs = runs
         var recording = BootRecording(
             tool: .init(name: "vmtally", version: version), label: label, recorded: time(nil), seed: 0,
-            host: .init(cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: host.tscKHz),
+            host: .init(
+                cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: host.tscKHz,
+                emulator: host.emulator),
             configurations: [configuration])
         recording.protocolName = BootRecording.intervals
         return recording

@@ -25,7 +25,7 @@ struct TopCommand: ParsableCommand {
     @Flag(name: .shortAndLong, help: "Print each interval instead of drawing.")
     var batch = false
 
-    @Option(name: [.customShort("n"), .long], help: "End after so many intervals.")
+    @Option(name: [.customShort("n"), .long], help: "End after this many intervals.")
     var count: Int?
 
     @Option(

@@ -13,7 +13,7 @@ final class TopScreen {
     init() throws {
         setlocale(LC_ALL, "")
         guard isatty(STDIN_FILENO) != 0, isatty(STDOUT_FILENO) != 0 else {
-            throw Failure("standard input and output are no terminal: give --batch")
+            throw Failure("standard input and output are not a terminal: give --batch")
         }
         // initscr() would end the process on a terminal that it does not know.
         guard let output = fdopen(dup(STDOUT_FILENO), "w"), let input = fdopen(dup(STDIN_FILENO), "r"),

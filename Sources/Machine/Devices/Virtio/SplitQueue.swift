@@ -39,7 +39,7 @@ struct SplitQueue {
     /// Checks what the driver has set, as it declares the queue ready.
     func check(_ memory: GuestMemory) throws(QueueError) {
         guard size > 0, size <= maximum, size & (size - 1) == 0 else {
-            throw error("size \(size) is no power of 2 up to \(maximum)")
+            throw error("size \(size) is not a power of 2 up to \(maximum)")
         }
         let parts: [(String, UInt64, Int, UInt64)] = [
             ("descriptor table", descriptors, Int(size) * 16, 16),
