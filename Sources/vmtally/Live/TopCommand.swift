@@ -80,7 +80,6 @@ struct TopCommand: ParsableCommand {
             return try draw(screen, &live, &model, &waiter)
         }
         let records = try Self.open(json ?? csv ?? "-")
-        defer { if records != STDOUT_FILENO { close(records) } }
         if csv != nil { try output(TopRecords.csvHeader, records) }
         var done = 0
         let step = UInt64(interval * 1e9)
@@ -98,7 +97,9 @@ struct TopCommand: ParsableCommand {
         }
     }
 
-    private func printSpan(_ model: TopModel, _ live: LiveMachines, seconds: Double, _ records: Int32) throws {
+    private func printSpan(
+        _ model: TopModel, _ live: LiveMachines, seconds: Double, _ records: borrowing FileDescriptor
+    ) throws {
         if json != nil {
             let document = LiveDocument(
                 schema: "vmtally.top/1", version: VMTally.version,
@@ -119,15 +120,15 @@ struct TopCommand: ParsableCommand {
     }
 
     /// A file of records grows while we run: it is no document that is whole or not there.
-    private static func open(_ path: String) throws -> Int32 {
-        guard path != "-" else { return STDOUT_FILENO }
-        let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-        guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
-        return descriptor
+    ///
+    /// - Returns: none for standard output.
+    private static func open(_ path: String) throws(SystemError) -> FileDescriptor {
+        path == "-" ? FileDescriptor(owning: -1) : try FileDescriptor(opening: path, O_WRONLY | O_CREAT | O_TRUNC)
     }
 
     /// - Throws: ends quietly when nobody reads any more.
-    private func output(_ line: String, _ descriptor: Int32) throws {
+    private func output(_ line: String, _ records: borrowing FileDescriptor) throws {
+        let descriptor = records.rawValue >= 0 ? records.rawValue : STDOUT_FILENO
         var bytes = Array((line + "\n").utf8)[...]
         while !bytes.isEmpty {
             let written = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
