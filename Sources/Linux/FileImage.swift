@@ -30,8 +30,11 @@ public struct FileImage: ~Copyable {
         let file = try FileDescriptor(opening: path, O_RDONLY | O_NONBLOCK)
         var status = stat()
         guard fstat(file.rawValue, &status) == 0 else { throw failure(errno) }
-        guard status.st_mode & S_IFMT == S_IFREG else {
-            throw failure(status.st_mode & S_IFMT == S_IFDIR ? EISDIR : EINVAL)
+        switch status.st_mode & S_IFMT {
+        case S_IFREG: break
+        case S_IFIFO: return try drain(file, path, limit)
+        case S_IFDIR: throw failure(EISDIR)
+        default: throw failure(EINVAL)
         }
         let size = Int(status.st_size)
         guard size <= limit else { throw failure(EFBIG) }
@@ -51,5 +54,36 @@ public struct FileImage: ~Copyable {
             filled += max(0, count)
         }
         return UnsafeMutableRawBufferPointer(start: start, count: size)
+    }
+
+    /// What comes out of a pipe, to its end: `<(xz -dc recording.json.xz)`. Its writer has ten seconds for each piece, and
+    /// a FIFO that nobody writes to is empty: a reader waits for nobody.
+    private static func drain(
+        _ file: borrowing FileDescriptor, _ path: String, _ limit: Int
+    ) throws(SystemError) -> UnsafeMutableRawBufferPointer {
+        var bytes: [UInt8] = []
+        var piece = [UInt8](repeating: 0, count: 1 << 16)
+        while true {
+            let count = piece.withUnsafeMutableBytes { read(file.rawValue, $0.baseAddress, $0.count) }
+            if count > 0 {
+                guard bytes.count + count <= limit else { throw SystemError(path, errno: EFBIG) }
+                bytes += piece.prefix(count)
+            } else if count == 0 {
+                break
+            } else if errno == EAGAIN {
+                var writer = pollfd(fd: file.rawValue, events: Int16(POLLIN), revents: 0)
+                guard poll(&writer, 1, 10_000) != 0 else { throw SystemError(path, errno: ETIMEDOUT) }
+            } else if errno != EINTR {
+                throw SystemError(path, errno: errno)
+            }
+        }
+        guard !bytes.isEmpty else { return UnsafeMutableRawBufferPointer(start: nil, count: 0) }
+        guard
+            let start = mmap(nil, bytes.count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+            start != MAP_FAILED
+        else { throw SystemError(path, errno: errno) }
+        let copy = UnsafeMutableRawBufferPointer(start: start, count: bytes.count)
+        copy.copyBytes(from: bytes)
+        return copy
     }
 }

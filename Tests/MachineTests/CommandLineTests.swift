@@ -99,7 +99,22 @@ struct CommandLineTests {
         try #require(mkfifo(folder.path + "/fifo", 0o600) == 0)
         let outcome = try run(nil, "--guest $FOLDER/fifo")
         #expect(outcome.status == 1)
-        #expect(outcome.error.contains("fifo: Invalid argument"), "\(outcome.error)")
+        #expect(outcome.error.contains("not an ELF file"), "\(outcome.error)")
+    }
+
+    @Test("a document may come out of a pipe, as <(xz -dc FILE) makes them")
+    func documentsFromPipes() throws {
+        let results = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .appendingPathComponent("../../Benchmarks/results").standardizedFileURL.path
+        func compare(_ files: String) throws -> CommandLineTool.Outcome {
+            try CommandLineTool.run(
+                "exec bash -c '$VMTALLY compare \(files) --seed 1'",
+                ["A": results + "/boot-svm-6.1.json", "B": results + "/boot-svm-6.1-b.json"])
+        }
+        let piped = try compare("<(cat $A) <(sleep 0.2; cat $B)")
+        let files = try compare("$A $B")
+        #expect(piped.status == 0 && files.status == 0, "\(piped.error)")
+        #expect(piped.output.contains("medians") && files.output.contains("medians"))
     }
 
     @Test(arguments: ["/dev/zero", "/dev/tty", "/proc/self/mem"]) func aDevice(path: String) throws {
