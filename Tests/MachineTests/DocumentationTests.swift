@@ -63,8 +63,8 @@ struct DocumentationTests {
     /// Lines that this machine can do, by how they begin.
     private static let typed: [(start: String, Typed)] = [
         ("vmtally bench --only", Typed()), ("vmtally bench --list", Typed()), ("vmtally bench --from", Typed()),
-        // All kinds in a second: too few blocks to judge some of them.
-        ("vmtally bench --baseline", Typed(more: " --seconds 1", statuses: [2, 3])),
+        // All kinds in a second: too few blocks to judge some of them, on most machines.
+        ("vmtally bench --baseline", Typed(more: " --seconds 1", statuses: [0, 2, 3])),
         ("vmtally bench", Typed(more: " --seconds 1")),
         ("build/vmtally bench", Typed()), ("build/vmtally demo", Typed()), ("vmtally demo", Typed()),
         ("build/vmtally host", Typed()),
