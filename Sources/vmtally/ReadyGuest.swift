@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+import ArgumentParser
+import Glibc
+
+/// What `make guest` and `vmtally-guest` leave.
+struct ReadyGuest {
+    private let folder = Installation.guestFolder
+
+    var initrd: String { folder + "/initrd" }
+
+    /// - Throws: `ValidationError` when it has not been made.
+    var kernel: String {
+        get throws {
+            let path = folder + "/vmlinuz"
+            guard access(path, R_OK) == 0 else {
+                throw ValidationError(
+                    "no guest to run: give --guest, --kernel or --multiboot, or \(Installation.guestRemedy)")
+            }
+            return path
+        }
+    }
+}
