@@ -126,8 +126,8 @@ struct BootCommand: ParsableCommand {
         named.output("--output", output)
         named.output("--csv", csv)
         try named.check()
-        let file = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
-        let values = if let csv { try OutputFile(path: csv) } else { nil as OutputFile? }
+        let file = try OutputFile(optional: output)
+        let values = try OutputFile(optional: csv)
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let host = HostIdentity(tscKHz: 0)
         let isQuiet = quiet
@@ -140,10 +140,7 @@ struct BootCommand: ParsableCommand {
         try session.run(parallel: parallel)
         var recording = BootRecording(
             tool: .init(name: "vmtally", version: VMTally.version), label: label, recorded: time(nil), seed: seed,
-            host: .init(
-                cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: session.tscKHz,
-                emulator: host.emulator),
-            configurations: session.configurations())
+            host: .init(host, tscKHz: session.tscKHz), configurations: session.configurations())
         if session.interrupted != nil {
             recording.cutOff = true
             Patience.limit(nanoseconds: 1_000_000_000)

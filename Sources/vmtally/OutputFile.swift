@@ -39,6 +39,12 @@ struct OutputFile: ~Copyable {
     private let file: FileDescriptor
     private var descriptor: Int32 { file.rawValue >= 0 ? file.rawValue : STDOUT_FILENO }
 
+    /// None where no path was given.
+    init?(optional path: String?, confined: Bool = false) throws {
+        guard let path else { return nil }
+        try self.init(path: path, confined: confined)
+    }
+
     /// - Parameter confined: it is written from inside a sandbox: in its place, and the old content put back when the new
     ///   one does not fit.
     init(path: String, confined: Bool = false) throws {

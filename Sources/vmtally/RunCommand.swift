@@ -235,9 +235,8 @@ struct RunCommand: ParsableCommand {
         let axes = try PlaceOptions(by, byRip).tops
         configuration.places = Set(axes.map(\.axis))
         // A run may be long: better now than after it.
-        let stats =
-            if let statsJson { try OutputFile(path: statsJson, confined: isConfined) } else { nil as OutputFile? }
-        let values = if let csv { try OutputFile(path: csv, confined: isConfined) } else { nil as OutputFile? }
+        let stats = try OutputFile(optional: statsJson, confined: isConfined)
+        let values = try OutputFile(optional: csv, confined: isConfined)
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         if let interval {
@@ -249,7 +248,7 @@ struct RunCommand: ParsableCommand {
         let width = Terminal.columns(STDERR_FILENO)
         // After the run no file can be opened any more.
         let host = statsJson.map { _ in HostIdentity(tscKHz: first.tscKHz) }
-        let emulator = quiet ? nil : HostIdentity.emulatorHere
+        let emulator = quiet ? nil : host.map(\.emulator) ?? HostIdentity.emulatorHere
         if interval != nil, !quiet { StandardError.print(IntervalLines.header) }
         let (machine, result, report) = try boots(first, configuration)
         limitPatience(result.end)

@@ -54,15 +54,9 @@ public final class ModuleCollector: ExitCollector {
 
     /// Takes hold of VMs that have come since. One that comes and goes between two looks is missed.
     public func discover() throws(CollectorError) {
-        do {
-            try open(try module.list())
-        } catch let error as KVMError {
-            throw CollectorError(cause: "\(error)", remedy: "")
-        } catch let error as CollectorError {
-            throw error
-        } catch {
-            throw CollectorError(cause: "\(error)", remedy: "")
-        }
+        let list: ExitModuleList
+        do { list = try module.list() } catch { throw CollectorError(cause: "\(error)", remedy: "") }
+        try open(list)
     }
 
     /// Takes hold of VMs that are new in the list.

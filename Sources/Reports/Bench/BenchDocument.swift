@@ -8,11 +8,6 @@ import ThisHost
 /// A bench run as machines read it, schema `vmtally.bench/1`, and as table and page are made from. Integers only;
 /// times are TSC cycles.
 public struct BenchDocument: Codable, Sendable {
-    public struct Tool: Codable, Sendable {
-        public let name: String
-        public let version: String
-    }
-
     public struct Method: Codable, Sendable {
         /// What shuffled the blocks.
         public let seed: UInt64
@@ -188,7 +183,7 @@ public struct BenchDocument: Codable, Sendable {
     public static let schema = "vmtally.bench/1"
 
     public let schema: String
-    public let tool: Tool
+    public let tool: BootRecording.Tool
     public let host: HostIdentity
     public let method: Method
     public let exact: Bool
@@ -206,7 +201,7 @@ public struct BenchDocument: Codable, Sendable {
         version: String, host: HostIdentity, method: Method, exact: Bool, cutOff: Bool = false, kinds: [Kind]
     ) {
         schema = Self.schema
-        tool = Tool(name: "vmtally", version: version)
+        tool = BootRecording.Tool(name: "vmtally", version: version)
         self.host = host
         self.method = method
         self.exact = exact

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+import BootRecords
 import ExitStats
 import FoundationEssentials
 import ThisHost
 
 /// Exits of VMs in a span of time as machines read them. What a collector does not know is absent.
 public struct LiveDocument: Encodable, Sendable {
-    public struct Tool: Encodable, Sendable {
-        let name: String
-        let version: String
-    }
-
     /// TSC cycles.
     public struct Cycles: Encodable, Sendable {
         let sum: UInt64
@@ -145,7 +141,7 @@ public struct LiveDocument: Encodable, Sendable {
     }
 
     let schema: String
-    let tool: Tool
+    let tool: BootRecording.Tool
     let host: HostIdentity
     let collector: String
     /// Anything but zeros: the figures are not whole.
@@ -164,7 +160,7 @@ public struct LiveDocument: Encodable, Sendable {
         machines: [LiveMachine]
     ) {
         self.schema = schema
-        tool = Tool(name: "vmtally", version: version)
+        tool = BootRecording.Tool(name: "vmtally", version: version)
         self.host = host
         self.collector = collector
         self.lost = lost

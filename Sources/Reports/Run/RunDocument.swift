@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import BootRecords
 import ExitStats
 import FoundationEssentials
 import Rendering
@@ -6,11 +7,6 @@ import ThisHost
 
 /// A run as machines read it: schema `vmtally.run/1`. Integers only; names are the kernel's.
 public struct RunDocument: Encodable, Sendable {
-    public struct Tool: Encodable, Sendable {
-        public let name: String
-        public let version: String
-    }
-
     public struct Guest: Encodable, Sendable {
         public let vcpus: Int
         /// MiB.
@@ -308,7 +304,7 @@ public struct RunDocument: Encodable, Sendable {
     }
 
     public let schema = "vmtally.run/1"
-    public let tool: Tool
+    public let tool: BootRecording.Tool
     public let host: HostIdentity
     public let vm: Guest
     public let wallNanoseconds: UInt64
@@ -338,7 +334,7 @@ public struct RunDocument: Encodable, Sendable {
         _ result: RunReport, host: HostIdentity, version: String, places: [PlaceReport] = []
     ) {
         let all = result.total
-        tool = Tool(name: "vmtally", version: version)
+        tool = BootRecording.Tool(name: "vmtally", version: version)
         self.host = host
         vm = Guest(vcpus: result.vcpus.count, memoryMiB: result.memoryMiB, prefault: result.prefault?.key)
         wallNanoseconds = result.wallNanoseconds

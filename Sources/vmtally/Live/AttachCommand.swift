@@ -104,9 +104,9 @@ struct AttachCommand: ParsableCommand {
 
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
-        let document = if let json { try OutputFile(path: json) } else { nil as OutputFile? }
-        let values = if let csv { try OutputFile(path: csv) } else { nil as OutputFile? }
-        let recording = if let output { try OutputFile(path: output) } else { nil as OutputFile? }
+        let document = try OutputFile(optional: json)
+        let values = try OutputFile(optional: csv)
+        let recording = try OutputFile(optional: output)
         var waiter = Waiter()
         let child = command.isEmpty ? nil : try ChildProgram(command)
         let chosen = try vm.map { try MachineSelection.find($0) }
@@ -289,10 +289,7 @@ struct AttachSession {
         configuration.runs = runs
         var recording = BootRecording(
             tool: .init(name: "vmtally", version: version), label: label, recorded: time(nil), seed: 0,
-            host: .init(
-                cpu: host.cpu, backend: host.backend, kernel: host.kernel, tscKHz: host.tscKHz,
-                emulator: host.emulator),
-            configurations: [configuration])
+            host: .init(host, tscKHz: host.tscKHz), configurations: [configuration])
         recording.protocolName = BootRecording.intervals
         return recording
     }

@@ -34,9 +34,9 @@ struct DocumentOptions: ParsableArguments {
         var named = NamedFiles()
         name(&named)
         try named.check()
-        let json = if let json { try OutputFile(path: json, confined: confined) } else { nil as OutputFile? }
-        let csv = if let csv { try OutputFile(path: csv, confined: confined) } else { nil as OutputFile? }
-        return Files(json: json, csv: csv)
+        return Files(
+            json: try OutputFile(optional: json, confined: confined),
+            csv: try OutputFile(optional: csv, confined: confined))
     }
 
     func name(_ files: inout NamedFiles) {
