@@ -2,21 +2,21 @@
 import CBenchmarks
 import Machine
 
-/// The exit loop against the same loop without accounting, with more of it, and against a plain C program, on the same
-/// guest.
+/// The exit loop against the same loop without accounting, with more of it, and against a plain C program, by the C
+/// library's ioctl(2) and without it, on the same guest.
 ///
-/// All four run in turns, in an order that changes from turn to turn, on one CPU. A round's sample is the median of the
-/// guest's chunks in twelve turns: chunks are short, so that what else the machine does meanwhile hits few of them, and
+/// All five run in turns, in an order that changes from turn to turn, on one CPU. A round's sample is the median of the
+/// guest's chunks in ten turns: chunks are short, so that what else the machine does meanwhile hits few of them, and
 /// turns are, so that what drifts hits all loops alike.
 struct LoopBenchmark {
     var rounds = 25
-    /// 240,000 exits make a sample.
-    let turns = 12
+    /// 200,000 exits make a sample.
+    let turns = 10
     let chunks = 200
     let exitsPerChunk = 100
 
     enum Loop: CaseIterable {
-        case counted, uncounted, plainC, byRIP
+        case counted, uncounted, plainC, inlinedC, byRIP
     }
 
     func run(progress: (String) -> Void) throws -> [Figure] {
@@ -38,7 +38,12 @@ struct LoopBenchmark {
         var chunks: [Loop: [Double]] = [:]
         for turn in 0..<turns {
             for loop in Self.order(turn) {
-                let serial = loop == .plainC ? try runPlainC(guest) : try runVMTally(guest, loop)
+                let serial =
+                    switch loop {
+                    case .plainC: try runPlainC(guest, inlined: false)
+                    case .inlinedC: try runPlainC(guest, inlined: true)
+                    default: try runVMTally(guest, loop)
+                    }
                 guard let cycles = guest.cycles(serial) else {
                     throw BenchmarkError("the guest sent \(serial.count) bytes, not \(guest.chunks * 8)")
                 }
@@ -52,7 +57,7 @@ struct LoopBenchmark {
     private static func order(_ turn: Int) -> [Loop] {
         var rest = Loop.allCases
         let first = rest.remove(at: turn % rest.count)
-        return [first] + (turn / 4 % 2 == 0 ? rest : rest.reversed())
+        return [first] + (turn / Loop.allCases.count % 2 == 0 ? rest : rest.reversed())
     }
 
     private func runVMTally(_ guest: LoopGuest, _ loop: Loop) throws -> [UInt8] {
@@ -70,10 +75,10 @@ struct LoopBenchmark {
         return machine.output.captured
     }
 
-    private func runPlainC(_ guest: LoopGuest) throws -> [UInt8] {
+    private func runPlainC(_ guest: LoopGuest, inlined: Bool) throws -> [UInt8] {
         var serial = [UInt8](repeating: 0, count: guest.chunks * 8)
         let length = plain_loop_run(
-            guest.elf, guest.elf.count, MachineConfiguration().memoryMiB << 20, &serial, serial.count)
+            guest.elf, guest.elf.count, MachineConfiguration().memoryMiB << 20, &serial, serial.count, inlined)
         guard length >= 0 else { throw BenchmarkError("the C program failed with errno \(-length)") }
         return Array(serial.prefix(length))
     }
@@ -82,6 +87,7 @@ struct LoopBenchmark {
         let counted = samples[.counted, default: []]
         let uncounted = samples[.uncounted, default: []]
         let plainC = samples[.plainC, default: []]
+        let inlinedC = samples[.inlinedC, default: []]
         let byRIP = samples[.byRIP, default: []]
         func ratio(_ name: String, _ some: [Double], _ others: [Double], target: Double? = nil) -> Figure {
             Figure(
@@ -93,9 +99,11 @@ struct LoopBenchmark {
             Figure("\(name): vmtally", unit: "cycles/exit", counted),
             Figure("\(name): the same loop without accounting", unit: "cycles/exit", uncounted),
             Figure("\(name): plain C", unit: "cycles/exit", plainC),
+            Figure("\(name): plain C, KVM_RUN inline", unit: "cycles/exit", inlinedC),
             ratio("vmtally / without accounting", counted, uncounted, target: 1.01),
             ratio("vmtally / plain C", counted, plainC, target: 1.01),
-            ratio("without accounting / plain C", uncounted, plainC),
+            ratio("vmtally / plain C, KVM_RUN inline", counted, inlinedC),
+            ratio("without accounting / the same", uncounted, inlinedC),
             ratio("vmtally with --by-rip / vmtally", byRIP, counted),
         ]
     }

@@ -40,7 +40,7 @@ struct LoopGuest {
             + [0xBA] + Self.bytes(0x3F8) + [0xB9] + Self.bytes(8)  // mov $0x3F8, %edx; mov $8, %ecx
             + [0xEE, 0x48, 0xC1, 0xE8, 0x08, 0xFF, 0xC9, 0x75, 0xF7]  // out %al, %dx; shr $8, %rax; dec %ecx; jnz
         let code: [UInt8] =
-            [0xBE] + Self.bytes(0xE000_0000)  // mov $, %esi: in the hole for devices
+            [0xBE] + Self.bytes(0xC000_0000)  // mov $, %esi: no memory slot and no device
             + [0x41, 0xBC] + Self.bytes(UInt32(chunks))  // mov $, %r12d
             + chunk
             + [0x41, 0xFF, 0xCC, 0x0F, 0x85] + Self.displacement(-(chunk.count + 9))  // dec %r12d; jnz chunk

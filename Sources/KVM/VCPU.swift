@@ -44,6 +44,7 @@ public struct VCPU: ~Copyable, @unchecked Sendable {
     /// Returns 0 with `runPage.pointee.exit_reason` filled, or -errno: -EINTR after a signal or `requestExit` (nothing
     /// is lost, call again), -EAGAIN from a vCPU that waits for its start-up IPI. After any error `exit_reason` says
     /// nothing about this call (but -EFAULT with KVM_EXIT_MEMORY_FAULT does).
+    @inlinable
     public func run() -> Int32 {
         vmtally_ioctl(fd.rawValue, VMTALLY_KVM_RUN, 0)
     }

@@ -17,6 +17,9 @@ struct Listing {
         /// XCHG with memory locks without a prefix (SDM vol. 2D, XCHG).
         var isMemoryExchange: Bool { mnemonic.hasPrefix("xchg") && text.contains("(") }
 
+        /// Into the kernel.
+        var isSystemCall: Bool { mnemonic == "syscall" }
+
         var isCall: Bool { mnemonic.hasPrefix("call") }
         var isUnconditionalJump: Bool { mnemonic.hasPrefix("jmp") }
         var isJump: Bool { mnemonic.hasPrefix("j") }
@@ -75,12 +78,11 @@ struct Listing {
         }
     }
 
-    /// The least number of instructions from the return of a call to the next such call, with no other call between
+    /// The least number of instructions from the return of a system call to the next such call, with no other call between
     /// them; nil when every path makes one.
-    func shortestCallFreeLoop(around callee: String) -> Int? {
+    func shortestCallFreeLoop() -> Int? {
         let index = Dictionary(uniqueKeysWithValues: instructions.enumerated().map { ($1.address, $0) })
-        guard let call = instructions.firstIndex(where: { $0.isCall && $0.targetSymbol?.contains(callee) == true })
-        else { return nil }
+        guard let call = instructions.firstIndex(where: \.isSystemCall) else { return nil }
         var distances = [call + 1: 1]
         var front = [call + 1]
         while !front.isEmpty {

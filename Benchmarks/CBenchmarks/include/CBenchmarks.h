@@ -2,14 +2,16 @@
 #ifndef CBENCHMARKS_H
 #define CBENCHMARKS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 /*
  * Runs a bare-metal guest (docs/guests.md: a static ELF64 in long mode) to its end on a VMM in plain C that counts and times
- * nothing. What the guest sends to the UART goes to `serial`. Returns how many bytes that was, or -errno.
+ * nothing. What the guest sends to the UART goes to `serial`. With `inlined` KVM_RUN is a system call in the loop's own code
+ * instead of the C library's ioctl(2). Returns how many bytes that was, or -errno.
  */
-long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity);
+long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity, bool inlined);
 
 /* The compiler of the C code. */
 const char *plain_loop_compiler(void);

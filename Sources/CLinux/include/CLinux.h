@@ -15,16 +15,24 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #define VMTALLY_INLINE static inline __attribute__((always_inline))
 
-/* ioctl(2) that returns -errno instead of setting errno. */
+/*
+ * ioctl(2) that returns -errno instead of setting errno. Not the C library's: after an exit its return is one that the
+ * processor does not foresee.
+ */
 VMTALLY_INLINE int vmtally_ioctl(int fd, unsigned long request, unsigned long argument)
 {
-	int result = ioctl(fd, request, argument);
+	long result;
 
-	return result < 0 ? -errno : result;
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"((long)SYS_ioctl), "D"((long)fd), "S"(request), "d"(argument)
+			 : "rcx", "r11", "memory");
+	return (int)result;
 }
 
 VMTALLY_INLINE int vmtally_ioctl_pointer(int fd, unsigned long request, void *argument)
