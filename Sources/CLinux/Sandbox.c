@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <malloc.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -183,11 +184,19 @@ void vmtally_unblock_forbidden_calls(void)
 int vmtally_close_inherited(void)
 {
 	/* Beyond these nobody's shell has any; /proc may not be there to tell. */
-	for (int fd = 3; fd < 1024; fd++) {
-		int flags = fcntl(fd, F_GETFD);
+	struct pollfd files[1024 - 3];
+	int count = sizeof(files) / sizeof(files[0]);
+	bool told;
+
+	for (int i = 0; i < count; i++)
+		files[i] = (struct pollfd){ .fd = 3 + i };
+	/* One call says which are not open, where the limit of open files is not below them. */
+	told = poll(files, count, 0) >= 0;
+	for (int i = 0; i < count; i++) {
+		int flags = told && files[i].revents & POLLNVAL ? -1 : fcntl(files[i].fd, F_GETFD);
 
 		if (flags >= 0 && !(flags & FD_CLOEXEC))
-			close(fd);
+			close(files[i].fd);
 	}
 	return 0;
 }

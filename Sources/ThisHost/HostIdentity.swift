@@ -21,9 +21,8 @@ public struct HostIdentity: Codable, Equatable, Sendable {
 
     public init(tscKHz: UInt32) {
         self.tscKHz = tscKHz
-        let processor = Self.processor()
-        cpu = processor.name
-        backend = HostBackend(among: Self.modules(), cpuFlags: processor.virtualization).name ?? "unknown"
+        cpu = Self.processorName
+        backend = Self.backendHere
         var name = utsname()
         uname(&name)
         kernel = withUnsafeBytes(of: &name.release) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
@@ -60,30 +59,30 @@ public struct HostIdentity: Codable, Equatable, Sendable {
         "taken in an emulated host (\(emulator)): no time is a processor's"
     }
 
-    /// The KVM vendor modules that are there, without their parameters.
-    private static func modules() -> [HostFacts.Module] {
-        ["kvm_intel", "kvm_amd", "kvm_pvm"].filter { access("/sys/module/\($0)", F_OK) == 0 }.map { name in
+    /// The KVM vendor module of this host, `unknown` when it shows none: without reading a file.
+    public static var backendHere: String {
+        let modules = ["kvm_intel", "kvm_amd", "kvm_pvm"].filter { access("/sys/module/\($0)", F_OK) == 0 }.map {
+            name in
             HostFacts.Module(
                 name: name, loadable: access("/sys/module/\(name)/initstate", F_OK) == 0, parameters: [])
         }
+        var flags: Set<String> = []
+        if vmtally_cpuid(1, 0).ecx >> 5 & 1 == 1 { flags.insert("vmx") }
+        if vmtally_cpuid(0x8000_0000, 0).eax >= 0x8000_0001, vmtally_cpuid(0x8000_0001, 0).ecx >> 2 & 1 == 1 {
+            flags.insert("svm")
+        }
+        return HostBackend(among: modules, cpuFlags: flags).name ?? "unknown"
     }
 
-    /// What /proc/cpuinfo says of the first processor: its name, and which of `vmx` and `svm` it has.
-    private static func processor() -> (name: String, virtualization: Set<String>) {
-        var name = "unknown"
-        guard let file = fopen("/proc/cpuinfo", "re") else { return (name, []) }
-        defer { fclose(file) }
-        var line = [CChar](repeating: 0, count: 8192)
-        while fgets(&line, Int32(line.count), file) != nil {
-            let text = String(decoding: line.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
-            guard let colon = text.firstIndex(of: ":") else { break }
-            let value = text[text.index(after: colon)...].drop { $0 == " " }.prefix { $0 != "\n" }
-            if text.hasPrefix("model name") {
-                name = String(value)
-            } else if text.hasPrefix("flags") {
-                return (name, Set(value.split(separator: " ").filter { $0 == "vmx" || $0 == "svm" }.map(String.init)))
-            }
+    /// The processor brand string (CPUID leaves 0x80000002 to 0x80000004), which is Linux' model name.
+    static var processorName: String {
+        guard vmtally_cpuid(0x8000_0000, 0).eax >= 0x8000_0004 else { return "unknown" }
+        let registers = (UInt32(0x8000_0002)...0x8000_0004).flatMap { leaf in
+            let answer = vmtally_cpuid(leaf, 0)
+            return [answer.eax, answer.ebx, answer.ecx, answer.edx]
         }
-        return (name, [])
+        let bytes = registers.flatMap { register in (0..<4).map { UInt8(truncatingIfNeeded: register >> (8 * $0)) } }
+        let words = String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self).split(whereSeparator: \.isWhitespace)
+        return words.isEmpty ? "unknown" : words.joined(separator: " ")
     }
 }

@@ -206,4 +206,4 @@ struct BootCommand: ParsableCommand {
     }
 }
 
-extension BootConsole: ExpressibleByArgument {}
+extension BootConsole: Choice {}

@@ -80,7 +80,7 @@ struct CPUIDCommand: ParsableCommand {
     }
 }
 
-extension CPUIDReport.Source: ExpressibleByArgument {}
+extension CPUIDReport.Source: Choice {}
 
 extension CPUIDReport.Leaf {
     fileprivate init(_ entry: kvm_cpuid_entry2) {

@@ -5,7 +5,7 @@ import ThisHost
 enum LinuxHost {
     /// Says so before a guest that stands still does not; silent where Linux boots.
     static func warn() {
-        guard HostIdentity(tscKHz: 0).backend == "kvm_pvm" else { return }
+        guard HostIdentity.backendHere == "kvm_pvm" else { return }
         let lab = Installation.labCommand
         vmtally.warn(
             "KVM on this host is kvm_pvm, which emulates a guest's ring 0 and lacks instructions that Linux uses: "

@@ -32,7 +32,7 @@ struct PageReadings {
         let with = try run(readings)
         let lines = with.lines
         checks.note(
-            "\(HostIdentity(tscKHz: 0).backend), \(cpus) vCPU, live CPUID: \(with.mode); cycles a reading, "
+            "\(HostIdentity.backendHere), \(cpus) vCPU, live CPUID: \(with.mode); cycles a reading, "
                 + "userspace exits meanwhile")
         for line in lines {
             let mean = tenths(line.cycles, line.readings)
@@ -72,7 +72,7 @@ struct PageReadings {
         guard !with.hardware.isEmpty else {
             return checks.skip("VM exits by reason", because: "the kvm_exit tracepoint does not fire here")
         }
-        let isSVM = HostIdentity(tscKHz: 0).backend == "kvm_amd"
+        let isSVM = HostIdentity.backendHere == "kvm_amd"
         // Interrupts of the host: EXTERNAL_INTERRUPT, INTERRUPT_WINDOW, PREEMPTION_TIMER; INTR, NMI, VINTR. Port I/O as above.
         let known: Set<UInt32> = isSVM ? [0x60, 0x61, 0x64, 0x7B] : [1, 7, 52, 30, 0]
         // The page's own first touches: header and blocks.

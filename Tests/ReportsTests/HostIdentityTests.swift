@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Foundation
 import Testing
 
 @testable import ThisHost
@@ -14,5 +15,15 @@ struct HostIdentityTests {
     func emulator(commandLine: String, name: String) {
         #expect(HostIdentity.emulator(commandLine: commandLine) == name)
         #expect(HostIdentity.caveat(name).contains("no time is a processor's"))
+    }
+
+    /// Linux takes its model name from the same leaves.
+    @Test("the processor's name is the kernel's")
+    func processor() throws {
+        let information = try String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8)
+        let line = try #require(information.split(separator: "\n").first { $0.hasPrefix("model name") })
+        let name = line.drop { $0 != ":" }.dropFirst().split(separator: " ").joined(separator: " ")
+        #expect(HostIdentity.processorName == name)
+        #expect(HostIdentity(tscKHz: 0).cpu == name)
     }
 }

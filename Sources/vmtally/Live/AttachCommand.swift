@@ -72,7 +72,7 @@ struct AttachCommand: ParsableCommand {
     @Flag(help: "With --by rip: nothing but a line a stack, for flame graphs.")
     var folded = false
 
-    enum Axis: String, ExpressibleByArgument, CaseIterable {
+    enum Axis: String, Choice {
         case rip
     }
 
@@ -135,7 +135,7 @@ struct AttachCommand: ParsableCommand {
         var next = step == .max ? .max : start + step
         if interval != nil, !quiet { print(AttachSession.header) }
         while true {
-            let moment = min(end, next, monotonicNanoseconds() + 200_000_000)
+            let moment = min(end, next, monotonicNanoseconds() + session.live.collector.discoveryNanoseconds)
             let time = monotonicNanoseconds()
             let signal = waiter.wait(nanoseconds: moment > time ? moment - time : 0)
             try session.live.collector.discover()

@@ -2,7 +2,7 @@
 import ArgumentParser
 import HostView
 
-extension CollectorChoice: ExpressibleByArgument {}
+extension CollectorChoice: Choice {}
 
 /// Which of the host's VMs a word of the command line means.
 enum MachineSelection {

@@ -3,13 +3,13 @@ import ArgumentParser
 import Machine
 
 /// A switch with a word for each position.
-enum OnOff: String, ExpressibleByArgument, CaseIterable {
+enum OnOff: String, Choice {
     case on
     case off
 }
 
 /// `--on-reset`.
-enum ResetPolicy: String, ExpressibleByArgument, CaseIterable {
+enum ResetPolicy: String, Choice {
     case end
     case restart
 
@@ -17,7 +17,7 @@ enum ResetPolicy: String, ExpressibleByArgument, CaseIterable {
     static let mostBoots = 10_000
 }
 
-extension DeviceConfiguration.Console: ExpressibleByArgument {}
-extension DeviceConfiguration.ACPI: ExpressibleByArgument {}
-extension InterruptControllers: ExpressibleByArgument {}
-extension LiveCPUIDMode: ExpressibleByArgument {}
+extension DeviceConfiguration.Console: Choice {}
+extension DeviceConfiguration.ACPI: Choice {}
+extension InterruptControllers: Choice {}
+extension LiveCPUIDMode: Choice {}
