@@ -199,6 +199,8 @@ static __always_inline struct vmtally_slot *find(__u64 vcpu, struct vmtally_cpu 
 	struct vmtally_cpu *cpu;
 	struct vmtally_slot *slot;
 
+	/* Or the compiler stores a register that nothing has set, which a verifier refuses. */
+	*on = NULL;
 	if (config.only_tgid && thread >> 32 != config.only_tgid)
 		return NULL;
 	cpu = this_cpu();

@@ -71,6 +71,6 @@ public struct LiveMachines {
 
     public var losses: LiveDocument.Losses {
         let losses = collector.losses()
-        return LiveDocument.Losses(skipped: losses.skipped, withoutRoom: losses.withoutRoom)
+        return LiveDocument.Losses(skipped: losses.skipped, withoutRoom: losses.withoutRoom, missed: losses.missed)
     }
 }

@@ -158,7 +158,7 @@ struct HoldUpTests {
 
     /// A thread of its own: Swift Testing's wait for each other.
     private static func run(
-        _ attack: Attack, events: Bool, serial: SerialOutput.Target = .none,
+        _ attack: Attack, events: Bool, serial: SerialOutput.Target = .none, limit: Int = limit,
         report: @escaping @Sendable (String) -> Void = { _ in }
     ) throws -> (result: RunResult, late: Double) {
         let folder = try TemporaryFolder()
@@ -197,10 +197,19 @@ struct HoldUpTests {
 
     /// What the guest can make us say is said a few times, and counted.
     @Test func messagesAreLimited() throws {
-        let messages = Mutex(0)
-        let (result, _) = try Self.run(Self.attacks[8], events: true) { _ in messages.withLock { $0 += 1 } }
-        #expect(messages.withLock { $0 } == GuestMessages.limit)
-        #expect(result.withheldMessages > 0)
+        // On a busy machine a guest gets to its ninth message later.
+        for limit in [Self.limit, 10 * Self.limit, 100 * Self.limit] {
+            let messages = Mutex(0)
+            let (result, _) = try Self.run(Self.attacks[8], events: true, limit: limit) { _ in
+                messages.withLock { $0 += 1 }
+            }
+            let said = messages.withLock { $0 }
+            #expect(said <= GuestMessages.limit)
+            guard result.withheldMessages > 0 else { continue }
+            #expect(said == GuestMessages.limit)
+            return
+        }
+        Issue.record("the guest never came to its ninth message")
     }
 
     /// A disk that does not answer: its thread is left alone, and whoever waits for its device's lock is let go.

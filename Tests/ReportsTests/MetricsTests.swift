@@ -13,7 +13,8 @@ struct MetricsTests {
     ) -> [String] {
         let document = MetricsDocument(
             version: "1.2", host: HostIdentity(tscKHz: 1_000_000), collector: "bpf",
-            lost: LiveDocument.Losses(skipped: 3, withoutRoom: 0), nanoseconds: 1_000_000, machines: machines,
+            lost: LiveDocument.Losses(skipped: 3, withoutRoom: 0, missed: 0), nanoseconds: 1_000_000,
+            machines: machines,
             // One cycle is a ns.
             toNanoseconds: { $0 }, histograms: histograms)
         var bytes: [UInt8] = []

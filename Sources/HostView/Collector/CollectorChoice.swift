@@ -16,7 +16,7 @@ public enum CollectorChoice: String, CaseIterable, Sendable {
         _ scope: CollectorScope, vcpus: Int
     ) throws(CollectorError) -> (collector: any ExitCollector, refusals: [String]) {
         switch self {
-        case .module: return (try ModuleCollector(scope, vcpus: vcpus), [])
+        case .module: return Self.told(try ModuleCollector(scope, vcpus: vcpus))
         case .bpf: return (try BPFCollector(scope, vcpus: vcpus), [])
         case .tracefs: return (try TracefsCollector(scope), [])
         case .statistics: return (try StatisticsCollector(scope), [])
@@ -25,7 +25,7 @@ public enum CollectorChoice: String, CaseIterable, Sendable {
             // Cheaper than BPF; but a VM that comes and goes between two looks it does not tell of: for one that runs.
             if case .process(let process) = scope, ExitModule.isLoaded {
                 do {
-                    return (try ModuleCollector(scope, vcpus: vcpus, covering: process), [])
+                    return Self.told(try ModuleCollector(scope, vcpus: vcpus, covering: process))
                 } catch {
                     refusals.append("module: \(error)")
                 }
@@ -39,5 +39,9 @@ public enum CollectorChoice: String, CaseIterable, Sendable {
             }
             throw CollectorError(cause: refusals.joined(separator: "\n"), remedy: "")
         }
+    }
+
+    private static func told(_ collector: ModuleCollector) -> (collector: any ExitCollector, refusals: [String]) {
+        (collector, collector.refusal.map { ["bpf, for userspace exits: \($0)"] } ?? [])
     }
 }

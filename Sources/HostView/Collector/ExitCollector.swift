@@ -8,8 +8,10 @@ public protocol ExitCollector: AnyObject {
     /// What tells exits: `module+bpf`, `module`, `bpf`, `tracefs` or `statistics`, as every output names it.
     var name: String { get }
 
-    /// Looks for VMs that have come since, where the kernel does not: to be called a few times a second.
+    /// Looks for VMs that have come since, where the kernel does not: to be called every ``discoveryNanoseconds``.
     func discover() throws(CollectorError)
+
+    var discoveryNanoseconds: UInt64 { get }
 
     /// Exits of every vCPU that has had one since the start. One that has ended is told once more, and never again.
     func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits]
@@ -20,6 +22,8 @@ public protocol ExitCollector: AnyObject {
 
 extension ExitCollector {
     public func discover() throws(CollectorError) {}
+
+    public var discoveryNanoseconds: UInt64 { 200_000_000 }
 }
 
 /// What a reading holds besides counts and sums.
@@ -41,10 +45,13 @@ public struct CollectorLosses: Equatable, Sendable {
     public var skipped: UInt64 = 0
     /// Events of vCPUs for which the kernel's maps, or a histogram trigger's, had no room.
     public var withoutRoom: UInt64 = 0
+    /// Processes that were to be counted and made userspace exits, but whose VM the module was not allowed to count, or
+    /// which ended before it was asked.
+    public var missed: UInt64 = 0
 
     public init() {}
 
-    public var isEmpty: Bool { skipped == 0 && withoutRoom == 0 }
+    public var isEmpty: Bool { skipped == 0 && withoutRoom == 0 && missed == 0 }
 
     /// A line for people; nil when nothing was lost.
     public var description: String? {
@@ -52,6 +59,9 @@ public struct CollectorLosses: Equatable, Sendable {
         var parts: [String] = []
         if skipped > 0 { parts.append("\(skipped) runs of a BPF program skipped by the kernel") }
         if withoutRoom > 0 { parts.append("\(withoutRoom) events without room in a map") }
+        if missed > 0 {
+            parts.append("\(missed) VMs that the module was not allowed to count, or that ended before it was asked")
+        }
         return "not whole: " + parts.joined(separator: ", ")
     }
 }

@@ -128,15 +128,17 @@ public struct LiveDocument: Encodable, Sendable {
     public struct Losses: Encodable, Sendable {
         let skipped: UInt64
         let withoutRoom: UInt64
+        let missed: UInt64
 
         enum CodingKeys: String, CodingKey {
-            case skipped
+            case skipped, missed
             case withoutRoom = "without_room"
         }
 
-        public init(skipped: UInt64, withoutRoom: UInt64) {
+        public init(skipped: UInt64, withoutRoom: UInt64, missed: UInt64) {
             self.skipped = skipped
             self.withoutRoom = withoutRoom
+            self.missed = missed
         }
     }
 

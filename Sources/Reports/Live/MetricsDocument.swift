@@ -82,6 +82,7 @@ public struct MetricsDocument: Sendable {
             help: "Events that the kernel could not count: above 0 no figure is whole.")
         writer.sample("_total", [("cause", "skipped")], lost.skipped)
         writer.sample("_total", [("cause", "without_room")], lost.withoutRoom)
+        writer.sample("_total", [("cause", "missed")], lost.missed)
         writer.family("vmtally_vms", .gauge, help: "VMs that run and have had an exit since the exporter started.")
         writer.sample("", [], UInt64(machines.count { !$0.hasEnded }))
         writer.family(
