@@ -52,7 +52,7 @@ struct MachinePlan: ~Copyable {
             if let support {
                 .known(support)
             } else if configuration.liveCPUID.asksForBreakpoints(host) {
-                .tried(try BreakpointTrial(system, table))
+                .tried(try .begun(system, table))
             } else {
                 .unused
             }

@@ -11,6 +11,7 @@ import Rendering
 import Reports
 import ThisHost
 
+/// Defaults are told in words: each that the parser is to tell costs every start some 40 us a type (docs/performance.md).
 struct RunCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "run",
@@ -55,8 +56,8 @@ struct RunCommand: ParsableCommand {
         help: "virtio notifications by ioeventfd and irqfd: on, or off: then each is a userspace exit. (default: on)")
     var ioeventfd: OnOff?
 
-    @Option(help: "Number of vCPUs.")
-    var cpus = 1
+    @Option(help: "Number of vCPUs. (default: 1)")
+    var cpus: Int?
 
     @Option(help: "Guest RAM in MiB. (default: 16, for Linux 512)")
     var memory: Int?
@@ -68,14 +69,15 @@ struct RunCommand: ParsableCommand {
             """)
     var prefault = false
 
-    @Option(help: "Where the serial port goes: stdio, none or file=PATH.")
-    var serial = SerialOption.stdio
+    @Option(help: "Where the serial port goes: stdio, none or file=PATH. (default: stdio)")
+    var serial: SerialOption?
 
     @Option(
-        help:
-            "How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host, or off: a snapshot from before the start."
-    )
-    var liveCpuid = LiveCPUIDMode.auto
+        help: """
+            How CPUID leaf 0x4FFFFFFF is answered: auto, fault, sites, host, or off: a snapshot from before the start. \
+            (default: auto)
+            """)
+    var liveCpuid: LiveCPUIDMode?
 
     @Option(
         name: .customLong("cpuid"), parsing: .unconditionalSingleValue,
@@ -89,8 +91,11 @@ struct RunCommand: ParsableCommand {
         transform: CPUIDEditOption.init)
     var cpuidEdits: [CPUIDEditOption] = []
 
-    @Option(help: "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off.")
-    var tallyPage = OnOff.on
+    @Option(
+        help:
+            "The tally page, the counters themselves in the guest's memory (docs/tally-page.md): on, or off. (default: on)"
+    )
+    var tallyPage: OnOff?
 
     @Option(
         help: """
@@ -99,8 +104,11 @@ struct RunCommand: ParsableCommand {
             """)
     var cpuidSite: [CPUIDSiteOption] = []
 
-    @Option(help: "Interrupt controllers: none, kernel, or split: I/O APIC here, no PIC, no PIT. (Linux: kernel)")
-    var irqchip = InterruptControllers.none
+    @Option(
+        help: """
+            Interrupt controllers: none, kernel, or split: I/O APIC here, no PIC, no PIT. (default: none, for Linux kernel)
+            """)
+    var irqchip: InterruptControllers?
 
     @Option(
         help: "ACPI tables: reduced, or full: PM registers, PM timer, PIC, PIT, clock. (default: full for Multiboot)")
@@ -152,9 +160,9 @@ struct RunCommand: ParsableCommand {
     @Option(
         help: """
             When the guest resets: end, or restart: it boots again, and its counters go on; each boot has its own totals \
-            at the end (docs/guests.md).
+            at the end (docs/guests.md). (default: end)
             """)
-    var onReset = ResetPolicy.end
+    var onReset: ResetPolicy?
 
     @Option(help: "End the run after this many seconds.")
     var timeout: Double?
@@ -192,7 +200,7 @@ struct RunCommand: ParsableCommand {
         guard symbols == nil || needsSymbols else {
             throw ValidationError("--symbols goes with --by rip and --cpuid-site SYMBOL.")
         }
-        guard cpuidSite.isEmpty || liveCpuid == .auto || liveCpuid == .sites else {
+        guard cpuidSite.isEmpty || [nil, .auto, .sites].contains(liveCpuid) else {
             throw ValidationError("--cpuid-site goes with --live-cpuid auto and sites.")
         }
         if let interval, !(interval >= 0.001 && interval < 1e8) {
@@ -222,16 +230,16 @@ struct RunCommand: ParsableCommand {
         var configuration = MachineConfiguration()
         configuration.sandbox = try sandbox.configuration()
         let isConfined = configuration.sandbox.scope == .process
-        configuration.cpus = cpus
+        configuration.cpus = cpus ?? 1
         configuration.memoryMiB = memory ?? (guest != nil ? 16 : 512)
-        configuration.liveCPUID = liveCpuid
-        configuration.tallyPage = tallyPage == .on
+        configuration.liveCPUID = liveCpuid ?? .auto
+        configuration.tallyPage = tallyPage != .off
         configuration.prefaults = prefault
         configuration.cpuidEdits = cpuidEdits.map(\.edit)
-        configuration.irqchip = irqchip
+        configuration.irqchip = irqchip ?? InterruptControllers.none
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = EndingSignal.all
-        let serialFile = try serial.open()
+        let serialFile = try (serial ?? .stdio).open()
         configuration.serial = serialFile.target
         configuration.devices = devices
         let axes = try PlaceOptions(by, byRip).tops
@@ -336,7 +344,7 @@ struct RunCommand: ParsableCommand {
         files.input("--initrd", initrd)
         files.input("--symbols", symbols)
         for disk in disk { files.input("--disk", Self.diskOption(disk).path) }
-        if case .file(let path) = serial { files.output("--serial", path) }
+        if case .file(let path)? = serial { files.output("--serial", path) }
         files.output("--stats-json", statsJson)
         files.output("--csv", csv)
         try files.check()
@@ -377,7 +385,7 @@ struct RunCommand: ParsableCommand {
         devices.taps = net.map { String($0.dropFirst(4)) }
         devices.entropy = rng
         devices.eventDescriptors = ioeventfd != .off
-        devices.input = serial == .stdio ? STDIN_FILENO : nil
+        devices.input = serial == nil || serial == .stdio ? STDIN_FILENO : nil
         // A guest that provokes messages waits for nobody who reads them.
         devices.report = { warn($0, patience: 10_000_000) }
         return devices

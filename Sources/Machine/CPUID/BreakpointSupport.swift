@@ -71,6 +71,15 @@ public struct BreakpointSupport: Equatable, Sendable {
         return try BreakpointTrial(system, table).result()
     }
 
+    /// Begins to try it, for the first machine of this process that asks: a program reads its options meanwhile, and waits a
+    /// millisecond less. What cannot be tried now is tried then.
+    public static func tryAhead() {
+        BreakpointTrial.ahead.withLock { ahead in
+            guard ahead == nil, let system = try? System(), let table = try? system.supportedCPUID() else { return }
+            ahead = try? BreakpointTrial(system, table)
+        }
+    }
+
     /// Builds the VM, tries it, and calls `stoppable` with the vCPU before it first runs.
     static func tryOut(
         _ system: borrowing System, _ table: CPUIDTable, stoppable: (borrowing VCPU) -> Void,
@@ -212,9 +221,18 @@ final class BreakpointTrial {
     /// A trial that takes longer than this is stuck, ms. It takes a few; a busy machine may keep it waiting.
     private static let patience = 10_000
 
+    /// The one that ``BreakpointSupport/tryAhead()`` began.
+    fileprivate static let ahead = Mutex<BreakpointTrial?>(nil)
+
     private let shared: Shared
     private let thread: Thread
     private var isJoined = false
+
+    /// One that has been begun ahead, or one that begins now.
+    static func begun(_ system: borrowing System, _ table: CPUIDTable) throws(MachineError) -> BreakpointTrial {
+        if let ahead = ahead.withLock({ $0.take() }) { return ahead }
+        return try BreakpointTrial(system, table)
+    }
 
     /// - Parameter table: what KVM supports.
     init(_ system: borrowing System, _ table: CPUIDTable) throws(MachineError) {
