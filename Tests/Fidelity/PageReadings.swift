@@ -74,7 +74,9 @@ struct PageReadings {
         }
         let isSVM = HostIdentity.backendHere == "kvm_amd"
         // Interrupts of the host: EXTERNAL_INTERRUPT, INTERRUPT_WINDOW, PREEMPTION_TIMER; INTR, NMI, VINTR. Port I/O as above.
-        let known: Set<UInt32> = isSVM ? [0x60, 0x61, 0x64, 0x7B] : [1, 7, 52, 30, 0]
+        var known: Set<UInt32> = isSVM ? [0x60, 0x61, 0x64, 0x7B] : [1, 7, 52, 30, 0]
+        // PAUSE, by which the other vCPUs wait: as many as they have time for.
+        if cpus > 1 { known.insert(isSVM ? 0x77 : 40) }
         // The page's own first touches: header and blocks.
         let faults: Set<UInt32> = isSVM ? [0x400] : [48, 49]
         for (code, count) in with.hardware where !known.contains(code) {

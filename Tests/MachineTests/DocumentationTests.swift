@@ -142,6 +142,42 @@ struct DocumentationTests {
         #expect(seen > 50)
     }
 
+    /// Typed by CI, by hand in the lab (the READMEs of kernel-patch and kernel-module have the dates), or by Packaging/try.
+    @Test("each make target and script that the pages name is there, and knows the options that they name")
+    func programs() throws {
+        let makefile = try String(contentsOfFile: Self.root + "/Makefile", encoding: .utf8)
+        let targets = Set(
+            makefile.matches(of: /(?m)^([a-z][a-z -]*):(?!=)/).flatMap { $0.1.split(separator: " ").map(String.init) })
+        var seen = (targets: 0, scripts: 0)
+        for (page, text) in Self.pages {
+            for match in text.matches(of: /(?:`|\$ |^|\n    )make ((?:[a-z][a-z-]*[ `]?)+)/) {
+                for target in match.1.split(whereSeparator: { $0 == " " || $0 == "`" }).prefix(1) {
+                    seen.targets += 1
+                    #expect(targets.contains(String(target)), "\(page): make \(target)")
+                }
+            }
+            let script =
+                /(?:^|[\s`(])((?:Lab|Packaging|Benchmarks|Examples|kernel-patch|kernel-module|scripts)\/[a-z][a-z-]*)([^\n`|]*)/
+            for match in text.matches(of: script) {
+                let path = Self.root + "/" + match.1
+                var isFolder: ObjCBool = false
+                guard FileManager.default.fileExists(atPath: path, isDirectory: &isFolder) else {
+                    // Folders' prefixes, as in Benchmarks/results/bench-*.
+                    #expect(match.2.hasPrefix("/") || match.2.hasPrefix("."), "\(page): \(match.1)")
+                    continue
+                }
+                guard !isFolder.boolValue else { continue }
+                seen.scripts += 1
+                let source = try String(contentsOfFile: path, encoding: .utf8)
+                let own = match.2.split(separator: " -- ", maxSplits: 1).first.map(String.init) ?? ""
+                for option in own.matches(of: /(?:^|\s)(--[a-z][a-z-]*)/) {
+                    #expect(source.contains(String(option.1)), "\(page): \(match.1) has no \(option.1)")
+                }
+            }
+        }
+        #expect(seen.targets > 20 && seen.scripts > 20, "\(seen)")
+    }
+
     @Test("links between pages lead to pages")
     func links() throws {
         for (page, text) in Self.pages {

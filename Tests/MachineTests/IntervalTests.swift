@@ -51,6 +51,7 @@ struct IntervalTests {
     }
 
     private func document() throws -> Document {
+        try SchemaValidator.expectValid(folder.path + "/json")
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
         return try decoder.decode(Document.self, from: Data(try #require(folder.text("json")).utf8))

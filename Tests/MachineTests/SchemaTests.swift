@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 
 /// scripts/validate-json.
-private enum SchemaValidator {
+enum SchemaValidator {
     /// Why it cannot run here.
     static let missing: String? = {
         let python = (try? CommandLineTool.run("/usr/bin/python3 -c 'import jsonschema'"))?.status == 0
@@ -12,6 +12,16 @@ private enum SchemaValidator {
         return CommandLineTool.missing
             ?? (python || isCI ? nil : "python3-jsonschema is not installed: scripts/require test")
     }()
+
+    static let program = URL(filePath: #filePath).deletingLastPathComponent()
+        .appending(path: "../../scripts/validate-json").standardizedFileURL.path
+
+    /// Expects a document to be what its schema says.
+    static func expectValid(_ path: String) throws {
+        guard missing == nil else { return }
+        let outcome = try CommandLineTool.run("$VALIDATE --strict $FILE", ["VALIDATE": program, "FILE": path])
+        #expect(outcome.status == 0, "\(outcome.error)")
+    }
 }
 
 /// Every document against its schema in docs/schemas, by Debian's python3-jsonschema: no key that the schema lacks.
@@ -67,6 +77,7 @@ struct SchemaTests {
             ("top", "$VMTALLY top --batch --json a.json -n 2 -i 0.1 2>/dev/null"),
             ("boot", "cp $ROOT/Benchmarks/results/boot-*.json ."),
             ("bench", "cp $ROOT/Benchmarks/results/bench-*.json ."),
+            ("benchmark", "for b in loop accounting start scrape; do cp $ROOT/Benchmarks/results/$b-*.json .; done"),
         ])
     func documents(name: String, script: String) throws {
         let outcome = try validate(script)

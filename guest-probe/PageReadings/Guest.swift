@@ -6,7 +6,7 @@ import GuestCPU
 /// of the page make no exit.
 ///
 /// A line a way: `reading WAY RING READINGS CYCLES EXITS PIECE FASTEST`: the cycles of all the readings, the userspace
-/// exits that came meanwhile, by the page, and the cycles of the fastest piece of so many readings: what they take when
+/// exits that this vCPU made meanwhile, by the page, and the cycles of the fastest piece of so many readings: what they take when
 /// nobody else wants the processor. Ends the run with 0; with 2 where there is no page.
 @c(guest_main)
 func guestMain(_ boot: UnsafePointer<guest_boot_info>?, _ vcpu: UInt32) -> Never {
@@ -90,7 +90,8 @@ struct Readings {
         isLive = (kernel.contains(.live), userSigned && flags.contains(.live))
     }
 
-    private var exits: UInt64 { vmtally_page_total(page).count }
+    /// Those of vCPU 0, which reads: the others may be called out meanwhile.
+    private var exits: UInt64 { vmtally_page_vcpu_total(page, 0).count }
 
     /// By ring 3, in 100 pieces: some hosts get their interrupts between them only. As many visits for no readings, for the
     /// return from each is an exception, which the host's kernel may want to see.
