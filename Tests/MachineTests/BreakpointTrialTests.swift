@@ -47,9 +47,21 @@ struct BreakpointTrialTests {
         }
     }
 
+    /// In a process of its own, for the one that is begun ahead is the process's.
+    @Test("begun ahead, it is the first machine's, and says the same") func ahead() async {
+        await #expect(processExitsWith: .success) {
+            BreakpointSupport.tryAhead()
+            BreakpointSupport.tryAhead()
+            let system = try System()
+            let table = try system.supportedCPUID()
+            let results = try (0..<3).map { _ in try BreakpointTrial.begun(system, table).result() }
+            exit(results.allSatisfy { $0 == results[0] } ? 0 : 1)
+        }
+    }
+
     /// Enter, leave and the end of the run, each from its own thread, ten thousand times: the page goes right after leave.
     @Test(.timeLimit(.minutes(60))) func kicksReachNoPageThatIsGone() throws {
-        KickSignal.install()
+        try KickSignal.install()
         for _ in 0..<10_000 {
             let control = try RunControl(cpus: 1)
             let thread = try Thread(name: "vcpu") {

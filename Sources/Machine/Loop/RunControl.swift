@@ -34,7 +34,7 @@ final class RunControl: Sendable {
         finished = try lifted { () throws(SystemError) in try EventDescriptor() }
         state = Mutex(
             State(running: cpus, callsOut: callsOut, waitingForHandler: callsOut ? Set(0..<cpus) : []))
-        KickSignal.install()
+        try lifted { () throws(SystemError) in try KickSignal.install() }
     }
 
     /// Whether the run has ended, without a lock.
@@ -194,11 +194,12 @@ enum KickSignal {
     /// The first real-time signal that glibc leaves to programs.
     private static let number: Int32 = 34
 
-    static func install() {
+    static func install() throws(SystemError) {
         var action = sigaction()
         // Not SA_RESTART: the point is EINTR.
         action.__sigaction_handler.sa_handler = { _ in }
-        sigaction(number, &action, nil)
+        // Without a handler the first kick would end the process.
+        guard sigaction(number, &action, nil) == 0 else { throw SystemError("sigaction", errno: errno) }
     }
 
     /// A thread inherits its creator's mask, and those of Swift's concurrency block every signal.
