@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "CLinuxSandbox.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -181,22 +182,41 @@ void vmtally_unblock_forbidden_calls(void)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
+static void close_if_inherited(int fd)
+{
+	int flags = fcntl(fd, F_GETFD);
+
+	/* What is ours is closed on exec. */
+	if (flags >= 0 && !(flags & FD_CLOEXEC))
+		close(fd);
+}
+
 int vmtally_close_inherited(void)
 {
-	/* Beyond these nobody's shell has any; /proc may not be there to tell. */
+	/* Where /proc is not there to tell, beyond these nobody's shell has any. */
 	struct pollfd files[1024 - 3];
 	int count = sizeof(files) / sizeof(files[0]);
+	DIR *all = opendir("/proc/self/fd");
+	struct dirent *entry;
 	bool told;
 
+	if (all) {
+		while ((entry = readdir(all))) {
+			int fd = atoi(entry->d_name);
+
+			if (fd > STDERR_FILENO)
+				close_if_inherited(fd);
+		}
+		closedir(all);
+		return 0;
+	}
 	for (int i = 0; i < count; i++)
 		files[i] = (struct pollfd){ .fd = 3 + i };
 	/* One call says which are not open, where the limit of open files is not below them. */
 	told = poll(files, count, 0) >= 0;
 	for (int i = 0; i < count; i++) {
-		int flags = told && files[i].revents & POLLNVAL ? -1 : fcntl(files[i].fd, F_GETFD);
-
-		if (flags >= 0 && !(flags & FD_CLOEXEC))
-			close(files[i].fd);
+		if (!told || !(files[i].revents & POLLNVAL))
+			close_if_inherited(files[i].fd);
 	}
 	return 0;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import ExitStats
+import Glibc
 import GuestCode
 import KVM
 import Linux
@@ -25,6 +26,8 @@ public enum MachineError: Error, CustomStringConvertible, Sendable {
         case .refused(let refusal): "\(refusal)"
         case .system(let error): "\(error)"
         case .tally(let error): "\(error)"
+        case .sandbox(let error) where [EMFILE, ENFILE].contains(error.errno):
+            "the sandbox cannot be set up: \(error): raise the limit of open files (ulimit -n)"
         case .sandbox(let error): "the sandbox cannot be set up on this host: \(error)"
         }
     }

@@ -14,7 +14,10 @@ public struct CSV: Sendable {
     /// All lines, each with its end.
     public var text: String { rows.map { $0 + "\n" }.joined() }
 
-    public static func line(_ cells: [String]) -> String { cells.map(quoted).joined(separator: ",") }
+    /// What a file or a guest says may end up on a terminal.
+    public static func line(_ cells: [String]) -> String {
+        cells.map { quoted(printable($0)) }.joined(separator: ",")
+    }
 
     /// In quotation marks where it needs them; and never the beginning of a spreadsheet's formula.
     static func quoted(_ text: String) -> String {

@@ -105,7 +105,9 @@ struct BootCommand: ParsableCommand {
     func validate() throws {
         guard (1...10_000).contains(runs) else { throw ValidationError("--runs takes 1 to 10000.") }
         guard (1...256).contains(parallel) else { throw ValidationError("--parallel takes 1 to 256.") }
-        guard timeout > 0, timeout < 1e6 else { throw ValidationError("--timeout takes seconds, more than 0.") }
+        guard timeout > 0, timeout < 1e6 else {
+            throw ValidationError("--timeout takes seconds, more than 0 and less than a million.")
+        }
         guard markerText.map({ !$0.isEmpty }) ?? true else { throw ValidationError("--marker-text takes a text.") }
         guard markerText == nil || vmm == nil else {
             throw ValidationError("--marker-text goes with vmtally's own console, not with --vmm.")

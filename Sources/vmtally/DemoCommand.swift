@@ -58,6 +58,7 @@ struct DemoCommand: ParsableCommand {
         if case .failed(let failure) = result.end {
             throw Failure("\(failure)")
         }
+        if case .interrupted(let signal) = result.end { throw ExitCode(128 + signal) }
         guard let probe = ProbeReport(serial: machine.output.captured) else {
             throw Failure("the guest ended (\(result.end.reason)) without its report")
         }

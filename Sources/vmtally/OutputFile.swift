@@ -11,8 +11,8 @@ struct OutputFile: ~Copyable {
         case stream
         /// `name` nil: without a name yet (O_TMPFILE).
         case beside(name: String?)
-        /// An existing file in a folder where none can be made.
-        case inPlace
+        /// An existing file in a folder where none can be made, or one that was made for a confined process.
+        case inPlace(isNew: Bool)
     }
 
     /// An open file and what it is.
@@ -72,7 +72,7 @@ struct OutputFile: ~Copyable {
         if confined {
             let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
             guard descriptor >= 0 else { throw Failure(reason(path)) }
-            return Opened(FileDescriptor(owning: descriptor), .inPlace, target: path)
+            return Opened(FileDescriptor(owning: descriptor), .inPlace(isNew: !exists), target: path)
         }
         let target = resolved(path)
         let mode = exists ? status.st_mode & 0o7777 : 0o644
@@ -87,12 +87,17 @@ struct OutputFile: ~Copyable {
         let error = errno
         let descriptor = exists ? Glibc.open(path, O_RDWR | O_CLOEXEC) : -1
         guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(error)))") }
-        return Opened(FileDescriptor(owning: descriptor), .inPlace, target: target)
+        return Opened(FileDescriptor(owning: descriptor), .inPlace(isNew: false), target: target)
     }
 
     deinit {
-        if case .beside(let name?) = place {
-            unlink(name)
+        switch place {
+        case .beside(let name?): unlink(name)
+        case .inPlace(isNew: true) where !Sandbox.isConfined:
+            // Nothing came of the run that was to fill it.
+            var status = stat()
+            if fstat(descriptor, &status) == 0, status.st_size == 0 { unlink(path) }
+        default: break
         }
     }
 

@@ -261,4 +261,44 @@ struct EndTests {
         #expect(outcome.status == 1)
         #expect(outcome.error.contains("a: No such file or directory"), "\(outcome.error)")
     }
+
+    @Test("what was to fill a file and did not begin leaves none", arguments: ["--cpus 100000", "--memory 0"])
+    func noEmptyFiles(options: String) throws {
+        let outcome = try CommandLineTool.run(
+            "exec $VMTALLY run --guest $VMTALLY --quiet --json $FOLDER/json --csv $FOLDER/csv \(options)",
+            ["FOLDER": folder.path])
+        #expect(outcome.status == 1, "\(outcome.error)")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path).isEmpty)
+    }
+
+    @Test("a signal ends the demo as it ends a run, whenever it comes")
+    func demo() throws {
+        let outcome = try CommandLineTool.run(
+            """
+            for i in 1 2 3 4 5 6 7 8 9; do
+                $VMTALLY demo >/dev/null 2>&1 & p=$!; sleep 0.0$i; kill -TERM $p; wait $p; echo $?
+            done
+            """)
+        let statuses = Set(outcome.output.split(separator: "\n"))
+        #expect(statuses.subtracting(["0", "143"]).isEmpty, "\(outcome.output)")
+    }
+
+    @Test("inherited descriptors are closed, whatever their numbers are")
+    func inherited() throws {
+        // mov $'x', %al; mov $0x3F8, %edx; out %al, (%dx); jmp .
+        let guest = try folder.file("guest", TinyGuest([0xB0, 0x78] + Assembly.edx(0x3F8) + [0xEE, 0xEB, 0xFE]).elf)
+        let outcome = try CommandLineTool.run(
+            """
+            exec python3 -c '
+            import os, subprocess, sys
+            files = [os.dup2(0, n) for n in (7, 500, 1023, 1024, 1500)]
+            run = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, pass_fds=files)
+            run.stdout.read(1)
+            left = set(map(int, os.listdir(f"/proc/{run.pid}/fd")))
+            run.kill()
+            print("left:", sorted(left.intersection(files)))
+            ' $VMTALLY run --guest $GUEST --quiet --timeout 60
+            """, ["GUEST": guest])
+        #expect(outcome.output == "left: []\n", "\(outcome.output) \(outcome.error)")
+    }
 }

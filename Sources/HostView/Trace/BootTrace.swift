@@ -13,8 +13,9 @@ public final class BootTrace {
     public static let bucket: UInt64 = 1_000_000
     private static let marker = "port == 0xf5"
 
-    private let instance: TraceInstance
+    /// Behind the pipe: an instance with an open file cannot be removed, and what comes first goes first.
     private let pipe: FileDescriptor
+    private let instance: TraceInstance
     private var lines = ""
     /// When KVM_RUN was first entered; nil before, and where KVM has no such event.
     public private(set) var begin: UInt64?

@@ -35,7 +35,10 @@ public final class TraceInstance {
 
     deinit {
         // Busy as long as a process that is followed has its tracing wound up.
-        for _ in 0..<20 where rmdir(path) != 0 && errno == EBUSY { usleep(10_000) }
+        for _ in 0..<20 {
+            if rmdir(path) == 0 || errno != EBUSY { break }
+            usleep(10_000)
+        }
     }
 
     /// Those of processes that were killed.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import CLinux
 import Glibc
+import Synchronization
 
 /// Confines threads for good to what they still have to do, once everything is opened and set up.
 ///
@@ -25,6 +26,10 @@ package enum Sandbox {
         }
     }
 
+    /// Whether this process may no longer open, make or remove files.
+    package static var isConfined: Bool { confined.load(ordering: .relaxed) }
+    private static let confined = Atomic(false)
+
     /// Before the first thread is confined: how the process tells of a forbidden call, `advice` being the last line of it.
     package static func prepare(advice: String) throws(SystemError) {
         // Kept for ever: the handler may run at any time. Machine by machine, a few bytes.
@@ -41,6 +46,7 @@ package enum Sandbox {
     /// - Returns: the kernel's Landlock ABI, 0 without Landlock: then the filter alone keeps a thread from files.
     @discardableResult
     package static func giveUpPrivileges() throws(SystemError) -> Int {
+        confined.store(true, ordering: .relaxed)
         try check("PR_SET_NO_NEW_PRIVS", vmtally_no_new_privileges())
         let abi = vmtally_landlock()
         try check("landlock_restrict_self", min(abi, 0))

@@ -33,10 +33,10 @@ final class ChildProgram {
 struct Waiter {
     private var signals = sigset_t()
 
-    /// Holds SIGINT, SIGTERM, SIGHUP and SIGCHLD back from now on, in this thread and those it starts.
+    /// Holds what ends a program, and SIGCHLD, back from now on, in this thread and those it starts.
     init() {
         sigemptyset(&signals)
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGCHLD] { sigaddset(&signals, signal) }
+        for signal in EndingSignal.all + [SIGCHLD] { sigaddset(&signals, signal) }
         pthread_sigmask(SIG_BLOCK, &signals, nil)
     }
 

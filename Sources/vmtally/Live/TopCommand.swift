@@ -87,7 +87,7 @@ struct TopCommand: ParsableCommand {
         while done < count ?? .max {
             let time = monotonicNanoseconds()
             let signal = waiter.wait(nanoseconds: next > time ? next - time : 0)
-            if [SIGINT, SIGTERM, SIGHUP].contains(signal) { break }
+            if let signal, signal != SIGCHLD { break }
             guard monotonicNanoseconds() >= next else { continue }
             let before = monotonicNanoseconds()
             model.add(try live.read(CollectorDetail(histograms: true)), at: before)
