@@ -153,7 +153,8 @@ public final class Bench {
             case .failure(let reason): return .failure(reason)
             case .success(let (block, _)):
                 iteration = min(iteration, Double(block.nanoseconds) / 1e9 / Double(iterations + 2))
-                around = min(around, max(0, Double(monotonicNanoseconds() - start - block.nanoseconds) / 1e9))
+                let all = monotonicNanoseconds() - start
+                around = min(around, Double(all - min(all, block.nanoseconds)) / 1e9)
             }
             if iteration * 30 > share / 10 { break }
         }

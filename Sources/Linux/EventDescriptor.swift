@@ -15,8 +15,8 @@ package final class EventDescriptor: Sendable {
     /// Wakes up whoever waits, now or later.
     package func signal() {
         var attempts = 0
-        // EAGAIN: the counter is full, which is a signal as well.
-        while eventfd_write(rawValue, 1) != 0, errno != EAGAIN, attempts < 16 {
+        // Where the counter is full (EAGAIN), that is a signal as well.
+        while eventfd_write(rawValue, 1) != 0, attempts < 16 {
             attempts += 1
         }
     }
@@ -43,6 +43,10 @@ package final class EventDescriptor: Sendable {
     /// Takes the signals that have come.
     package func clear() {
         var count: eventfd_t = 0
-        eventfd_read(rawValue, &count)
+        var attempts = 0
+        // EAGAIN: none is left.
+        while eventfd_read(rawValue, &count) != 0, errno != EAGAIN, attempts < 16 {
+            attempts += 1
+        }
     }
 }
