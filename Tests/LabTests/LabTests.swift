@@ -135,7 +135,15 @@ struct LabTests {
     }
 
     private func check(_ program: String, _ patched: Patched) throws {
-        let run = try Lab.run(Lab.path(program), [patched.ground] + patched.checks)
+        var run = try Lab.run(Lab.path(program), [patched.ground] + patched.checks)
+        // Two runs of some hundred have had a vCPU shut down (KVM_EXIT_SHUTDOWN, a triple fault) under QEMU's TCG, on a loaded
+        // machine; why is not known. A second one in a row is no such chance, and no other failure is tried again.
+        let shutdown = "exit reason 8, "
+        let failures = run.output.split(separator: "\n").filter { $0.contains("FAIL") }
+        if patched.ground == "svm", !failures.isEmpty, failures.allSatisfy({ $0.contains(shutdown) }) {
+            print("a vCPU has shut down, once again: \(failures)")
+            run = try Lab.run(Lab.path(program), [patched.ground] + patched.checks)
+        }
         #expect(run.status == 0, "\(run.output)")
     }
 
