@@ -43,7 +43,7 @@ final class MadeUpMetrics: MetricsSource {
         readings += 1
         return MetricsDocument(
             version: "0", host: HostIdentity(tscKHz: 1_000_000), collector: "bpf",
-            lost: LiveDocument.Losses(skipped: 0, withoutRoom: 0), nanoseconds: 0, machines: machines,
+            lost: LiveDocument.Losses(skipped: 0, withoutRoom: 0, missed: 0), nanoseconds: 0, machines: machines,
             toNanoseconds: { $0 }, histograms: .vm)
     }
 }
