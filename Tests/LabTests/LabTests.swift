@@ -136,11 +136,11 @@ struct LabTests {
 
     private func check(_ program: String, _ patched: Patched) throws {
         var run = try Lab.run(Lab.path(program), [patched.ground] + patched.checks)
-        // Two runs of some hundred have had a vCPU shut down (KVM_EXIT_SHUTDOWN, a triple fault) under QEMU's TCG, on a loaded
-        // machine; why is not known. A second one in a row is no such chance, and no other failure is tried again.
-        let shutdown = "exit reason 8, "
-        let failures = run.output.split(separator: "\n").filter { $0.contains("FAIL") }
-        if patched.ground == "svm", !failures.isEmpty, failures.allSatisfy({ $0.contains(shutdown) }) {
+        // Now and then a vCPU shuts down (KVM_EXIT_SHUTDOWN, a triple fault) under QEMU's TCG on a loaded machine; why is not
+        // known. No other failure is tried again, and a third of these is no chance.
+        for _ in 0..<2 where patched.ground == "svm" {
+            let failures = run.output.split(separator: "\n").filter { $0.contains("FAIL") }
+            guard !failures.isEmpty, failures.allSatisfy({ $0.contains("exit reason 8, ") }) else { break }
             print("a vCPU has shut down, once again: \(failures)")
             run = try Lab.run(Lab.path(program), [patched.ground] + patched.checks)
         }
