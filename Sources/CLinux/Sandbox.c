@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <malloc.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -193,12 +192,8 @@ static void close_if_inherited(int fd)
 
 int vmtally_close_inherited(void)
 {
-	/* Where /proc is not there to tell, beyond these nobody's shell has any. */
-	struct pollfd files[1024 - 3];
-	int count = sizeof(files) / sizeof(files[0]);
 	DIR *all = opendir("/proc/self/fd");
 	struct dirent *entry;
-	bool told;
 
 	if (all) {
 		while ((entry = readdir(all))) {
@@ -210,14 +205,9 @@ int vmtally_close_inherited(void)
 		closedir(all);
 		return 0;
 	}
-	for (int i = 0; i < count; i++)
-		files[i] = (struct pollfd){ .fd = 3 + i };
-	/* One call says which are not open, where the limit of open files is not below them. */
-	told = poll(files, count, 0) >= 0;
-	for (int i = 0; i < count; i++) {
-		if (!told || !(files[i].revents & POLLNVAL))
-			close_if_inherited(files[i].fd);
-	}
+	/* Where /proc is not there to tell, beyond these nobody's shell has any. */
+	for (int fd = STDERR_FILENO + 1; fd < 1024; fd++)
+		close_if_inherited(fd);
 	return 0;
 }
 

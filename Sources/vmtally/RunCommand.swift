@@ -222,9 +222,7 @@ struct RunCommand: ParsableCommand {
         if let timeout, !(timeout > 0 && timeout < 1e9) {
             throw ValidationError("--timeout takes seconds, more than 0 and less than a billion.")
         }
-        guard statsJson != "-" || csv != "-" else {
-            throw ValidationError("--json and --csv cannot both have standard output: give one of them a file.")
-        }
+        try DocumentOptions.refuseOneForBoth(json: statsJson, csv: csv)
     }
 
     func run() throws {

@@ -36,8 +36,7 @@ public final class BPFCollector: ExitCollector {
         var isWhole = false
         defer { if !isWhole { bpf_object__close(object) } }
 
-        let everything = if case .everything = scope { true } else { false }
-        let slotCount = everything ? min(1024 + 2 * max(0, vcpus), 65_536) : 1024
+        let slotCount = scope.isEverything ? min(1024 + 2 * max(0, vcpus), 65_536) : 1024
         let rowCount = min(2048 + 24 * max(0, vcpus), 65_536)
         let sizes = [
             "slots": slotCount, "free_slots": slotCount, "rows": rowCount, "free_rows": rowCount,

@@ -125,6 +125,8 @@ public enum CollectorScope: Sendable {
     case process(Int32)
     /// One process, and what it will fork.
     case descendants(Int32)
+
+    var isEverything: Bool { if case .everything = self { true } else { false } }
 }
 
 /// Why exits cannot be collected that way.

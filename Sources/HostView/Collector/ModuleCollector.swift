@@ -129,10 +129,7 @@ public final class ModuleCollector: ExitCollector {
         guard let returns else { return readings }
         defer { owners.keep(Set(vms.map(\.vm.pid))) }
         let userspace = owners.assign(try returns.read(detail))
-        if case .everything = scope {
-        } else {
-            running.formUnion(userspace.map(\.identity.process))
-        }
+        if !scope.isEverything { running.formUnion(userspace.map(\.identity.process)) }
         return readings + userspace
     }
 

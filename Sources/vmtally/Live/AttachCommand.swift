@@ -140,7 +140,7 @@ struct AttachCommand: ParsableCommand {
             let signal = waiter.wait(nanoseconds: moment > time ? moment - time : 0)
             try session.live.collector.discover()
             let isOver =
-                monotonicNanoseconds() >= end || child?.exitStatus != nil || signal.map { $0 != SIGCHLD } ?? false
+                monotonicNanoseconds() >= end || child?.exitStatus != nil || signal != nil
                 || !fromStart && chosen.map { kill($0.process, 0) != 0 && errno == ESRCH } ?? false
             if monotonicNanoseconds() >= next || isOver {
                 let line = try session.span(at: monotonicNanoseconds() - start, isLast: isOver)

@@ -40,11 +40,11 @@ struct Waiter {
         pthread_sigmask(SIG_BLOCK, &signals, nil)
     }
 
-    /// - Returns: the signal that came; nil when the time was up first.
+    /// - Returns: the signal that ends us; nil when the time was up first, or a child ended.
     mutating func wait(nanoseconds: UInt64) -> Int32? {
         var time = timespec(
             tv_sec: Int(min(nanoseconds / 1_000_000_000, 1 << 30)), tv_nsec: Int(nanoseconds % 1_000_000_000))
         let signal = sigtimedwait(&signals, nil, &time)
-        return signal > 0 ? signal : nil
+        return signal > 0 && signal != SIGCHLD ? signal : nil
     }
 }

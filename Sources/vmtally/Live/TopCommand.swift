@@ -86,8 +86,7 @@ struct TopCommand: ParsableCommand {
         var next = start + step
         while done < count ?? .max {
             let time = monotonicNanoseconds()
-            let signal = waiter.wait(nanoseconds: next > time ? next - time : 0)
-            if let signal, signal != SIGCHLD { break }
+            if waiter.wait(nanoseconds: next > time ? next - time : 0) != nil { break }
             guard monotonicNanoseconds() >= next else { continue }
             let before = monotonicNanoseconds()
             model.add(try live.read(CollectorDetail(histograms: true)), at: before)
@@ -157,7 +156,7 @@ struct TopCommand: ParsableCommand {
             if let key = screen.key(milliseconds: min(left, 200)), !view.take(key, rows: view.rows(model).count) {
                 break
             }
-            if let signal = waiter.wait(nanoseconds: 0), signal != SIGCHLD { break }
+            if waiter.wait(nanoseconds: 0) != nil { break }
             guard monotonicNanoseconds() >= next else { continue }
             if !view.isPaused {
                 model.add(try live.read(CollectorDetail(histograms: true)), at: monotonicNanoseconds())

@@ -18,7 +18,9 @@ struct DocumentOptions: ParsableArguments {
         completion: .file())
     var csv: String?
 
-    func validate() throws {
+    func validate() throws { try Self.refuseOneForBoth(json: json, csv: csv) }
+
+    static func refuseOneForBoth(json: String?, csv: String?) throws {
         guard json != "-" || csv != "-" else {
             throw ValidationError("--json and --csv cannot both have standard output: give one of them a file.")
         }

@@ -18,8 +18,6 @@ enum SerialOption: ExpressibleByArgument, Equatable {
         }
     }
 
-    var defaultValueDescription: String { "stdio" }
-
     func open() throws -> SerialFile {
         switch self {
         case .stdio: return SerialFile(target: .descriptor(STDOUT_FILENO))
