@@ -80,8 +80,16 @@ public struct BinaryStats: ~Copyable, Sendable {
 
     /// Reads every counter now, in the kernel's order.
     public func read() throws(KVMError) -> [Counter] {
-        try layout.counters(
-            in: Self.bytes(fd, at: UInt64(layout.header.dataOffset), count: layout.dataByteCount))
+        try counters(in: data())
+    }
+
+    /// What a read finds, as the kernel lays it out: to be looked through later.
+    package func data() throws(KVMError) -> [UInt8] {
+        try Self.bytes(fd, at: UInt64(layout.header.dataOffset), count: layout.dataByteCount)
+    }
+
+    package func counters(in data: [UInt8]) throws(KVMError) -> [Counter] {
+        try layout.counters(in: data)
     }
 
     /// All of `count` bytes; a file that ends earlier is an error.

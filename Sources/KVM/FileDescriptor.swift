@@ -5,18 +5,16 @@ import Linux
 
 /// ioctls. Each returns what the kernel returned, zero or above, and throws everything else under `name`.
 ///
-/// EINTR is repeated (a signal before the work began; KVM_CREATE_VM and the vCPU mutex give it), EAGAIN as well, but
-/// with a limit. KVM_RUN, to which both mean something else, does not come through here.
+/// EINTR is repeated (a signal before the work began; KVM_CREATE_VM and the vCPU mutex give it), EAGAIN as well, both with
+/// a limit. KVM_RUN, to which both mean something else, does not come through here.
 extension FileDescriptor {
     @discardableResult
     func control(_ name: String, _ request: UInt, _ argument: UInt = 0) throws(KVMError) -> Int32 {
         var result = vmtally_ioctl(rawValue, request, argument)
         var attemptsLeft = 1000
-        while result == -EINTR || (result == -EAGAIN && attemptsLeft > 0) {
-            if result == -EAGAIN {
-                attemptsLeft -= 1
-                sched_yield()
-            }
+        while (result == -EINTR || result == -EAGAIN) && attemptsLeft > 0 {
+            attemptsLeft -= 1
+            sched_yield()
             result = vmtally_ioctl(rawValue, request, argument)
         }
         if result < 0 { throw KVMError(call: name, errno: -result) }

@@ -32,6 +32,8 @@ public struct System: ~Copyable, Sendable {
         do throws(KVMError) {
             version = try fd.control("KVM_GET_API_VERSION", VMTALLY_KVM_GET_API_VERSION)
         } catch {
+            // Of another device, or of a kernel that refuses a call that cannot fail.
+            guard error.errno == ENOTTY || error.errno == EINVAL else { throw error }
             throw KVMError(call: error.call, errno: error.errno, remedy: "\(path) is not KVM's device.")
         }
         guard version == Self.apiVersion else {
@@ -145,9 +147,9 @@ public struct System: ~Copyable, Sendable {
             """
         case EACCES where !isOpenToGroup(path), EPERM where !isOpenToGroup(path):
             """
-            \(path) is root's alone: be root, or give it to a group, `sudo chgrp kvm \(path) && sudo chmod 660 \(path)`, \
-            and join that, `sudo usermod -aG kvm "$USER"`. Inside a container, pass the device through \
-            (`--device \(path)`).
+            \(path) is root's alone: be root, or give it to a group, `sudo groupadd -f kvm && sudo chgrp kvm \(path) && \
+            sudo chmod 660 \(path)`, and join that, `sudo usermod -aG kvm "$USER"`. Inside a container, pass the device \
+            through (`--device \(path)`).
             """
         case EACCES, EPERM:
             """

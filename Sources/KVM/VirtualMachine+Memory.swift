@@ -17,7 +17,8 @@ extension VirtualMachine {
             userspace_addr: UInt64(UInt(bitPattern: host)))
         try slotSizes.withLock { (sizes) throws(KVMError) in
             try fd.control("KVM_SET_USER_MEMORY_REGION", VMTALLY_KVM_SET_USER_MEMORY_REGION, with: &region)
-            sizes[slot] = size == 0 ? nil : size
+            sizes.removeAll { $0.slot == slot }
+            if size > 0 { sizes.append((slot, size)) }
         }
     }
 
@@ -26,7 +27,7 @@ extension VirtualMachine {
     /// - Throws: ENOENT for a slot that has no memory or does not log.
     public func dirtyLog(slot: UInt32) throws(KVMError) -> [UInt64] {
         try slotSizes.withLock { (sizes) throws(KVMError) -> [UInt64] in
-            guard let size = sizes[slot] else {
+            guard let size = sizes.first(where: { $0.slot == slot })?.bytes else {
                 throw KVMError(call: "KVM_GET_DIRTY_LOG", errno: ENOENT, remedy: "Slot \(slot) has no memory.")
             }
             let words = Int((size / 4096 + 63) / 64)

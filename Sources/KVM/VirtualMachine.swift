@@ -12,7 +12,7 @@ public struct VirtualMachine: ~Copyable, Sendable {
     /// Bytes that a vCPU maps; `KVM_GET_VCPU_MMAP_SIZE`.
     let runPageSize: Int
     /// Bytes of each memory slot, so that a dirty log's buffer is as large as what the kernel writes.
-    let slotSizes = Mutex<[UInt32: UInt64]>([:])
+    let slotSizes = Mutex<[(slot: UInt32, bytes: UInt64)]>([])
 
     init(fd: consuming FileDescriptor, runPageSize: Int) {
         self.fd = fd

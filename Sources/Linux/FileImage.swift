@@ -34,7 +34,7 @@ public struct FileImage: ~Copyable {
         case S_IFREG: break
         case S_IFIFO: return try drain(file, path, limit)
         case S_IFDIR: throw failure(EISDIR)
-        default: throw failure(EINVAL)
+        default: throw SystemError("\(path) is a device or a socket, not a file", errno: EINVAL)
         }
         let size = Int(status.st_size)
         guard size <= limit else { throw failure(EFBIG) }

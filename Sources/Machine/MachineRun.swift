@@ -12,12 +12,13 @@ extension Machine {
             MachineParts(
                 vm: vm, memory: memory, tallies: tallies, host: host, ring: vcpus.first?.loop.vcpu.coalescedRing,
                 statistics: statistics))
-        let before = statistics.read()
+        let first = statistics.now()
         let start = monotonicNanoseconds()
         recorder?.begin(at: start)
         let end = try runThreads()
         recorder?.tick()
         let wall = monotonicNanoseconds() - start
+        let before = statistics.counters(at: first)
         let kernel = statistics.read().difference(since: before)
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, places: placeSnapshots(),

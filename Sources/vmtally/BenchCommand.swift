@@ -68,7 +68,9 @@ struct BenchCommand: ParsableCommand {
     var source: String?
 
     func validate() throws {
-        guard seconds > 0, seconds < 1e6 else { throw ValidationError("--seconds takes a number above 0.") }
+        guard seconds > 0, seconds < 1e6 else {
+            throw ValidationError("--seconds takes a number above 0 and below 1,000,000.")
+        }
         guard only.isEmpty || source == nil else {
             throw ValidationError("--from reports a whole run: leave out --only.")
         }

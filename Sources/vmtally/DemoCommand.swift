@@ -13,6 +13,7 @@ import ThisHost
 struct DemoCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "demo",
+        _superCommandName: "vmtally",
         abstract: "Run the built-in guest and show its tally from both sides.",
         discussion: """
             The guest reads CPUID leaf 0x4FFFFFFF in ring 0 and ring 3, makes known numbers of exits and checks the \

@@ -15,6 +15,7 @@ import ThisHost
 struct RunCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "run",
+        _superCommandName: "vmtally",
         abstract: "Run a guest and tally its exits.",
         discussion: """
             The guest's serial port is standard output; the tally goes to standard error when the run has ended. \
@@ -204,7 +205,7 @@ struct RunCommand: ParsableCommand {
             throw ValidationError("--cpuid-site goes with --live-cpuid auto and sites.")
         }
         if let interval, !(interval >= 0.001 && interval < 1e8) {
-            throw ValidationError("--interval takes seconds, 0.001 or more.")
+            throw ValidationError("--interval takes seconds, from 0.001 to below 100,000,000.")
         }
         guard mark.isEmpty || interval != nil, mark.allSatisfy({ (1...256).contains($0.utf8.count) }), mark.count <= 64
         else {

@@ -11,8 +11,8 @@ final class RunControl: Sendable {
         var end: RunEnd?
         var guestStatus: UInt8 = 0
         var running: Int
-        /// vCPUs inside their loop, to be kicked out of KVM_RUN.
-        var kickable: [Int: Kick] = [:]
+        /// By vCPU: those inside their loop, to be kicked out of KVM_RUN.
+        var kickable: [Kick?]
         let callsOut: Bool
         /// vCPUs whose guest has not yet shown its #GP handler.
         var waitingForHandler: Set<Int>
@@ -33,7 +33,9 @@ final class RunControl: Sendable {
     init(cpus: Int, callsOut: Bool = false) throws(MachineError) {
         finished = try lifted { () throws(SystemError) in try EventDescriptor() }
         state = Mutex(
-            State(running: cpus, callsOut: callsOut, waitingForHandler: callsOut ? Set(0..<cpus) : []))
+            State(
+                running: cpus, kickable: Array(repeating: nil, count: cpus), callsOut: callsOut,
+                waitingForHandler: callsOut ? Set(0..<cpus) : []))
         try lifted { () throws(SystemError) in try KickSignal.install() }
     }
 
@@ -55,8 +57,8 @@ final class RunControl: Sendable {
             guard state.end == nil else { return false }
             state.end = end == .powerOff(status: 0) ? .powerOff(status: state.guestStatus) : end
             over.store(true, ordering: .releasing)
-            for kick in state.kickable.values {
-                KickSignal.send(kick)
+            for kick in state.kickable {
+                kick.map(KickSignal.send)
             }
             return true
         }
@@ -91,8 +93,8 @@ final class RunControl: Sendable {
     /// Calls all vCPUs but one out of the guest, to look at what that one has changed.
     func callOut(except index: Int) {
         state.withLock { state in
-            for (other, kick) in state.kickable where other != index {
-                KickSignal.send(kick)
+            for (other, kick) in state.kickable.enumerated() where other != index {
+                kick.map(KickSignal.send)
             }
         }
     }

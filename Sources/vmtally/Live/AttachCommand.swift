@@ -98,7 +98,7 @@ struct AttachCommand: ParsableCommand {
             throw ValidationError("--symbols and --folded go with --by rip.")
         }
         for seconds in [duration, interval].compactMap({ $0 }) where !(seconds >= 0.001 && seconds < 1e8) {
-            throw ValidationError("--duration and --interval take seconds, 0.001 or more.")
+            throw ValidationError("--duration and --interval take seconds, from 0.001 to below 100,000,000.")
         }
     }
 

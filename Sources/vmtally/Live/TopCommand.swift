@@ -54,7 +54,9 @@ struct TopCommand: ParsableCommand {
     var collector = CollectorChoice.auto
 
     func validate() throws {
-        guard interval >= 0.01, interval < 1e6 else { throw ValidationError("--interval takes seconds, 0.01 or more.") }
+        guard interval >= 0.01, interval < 1e6 else {
+            throw ValidationError("--interval takes seconds, from 0.01 to below 1,000,000.")
+        }
         guard count.map({ $0 > 0 }) ?? true else { throw ValidationError("-n takes a number of intervals, 1 or more.") }
         guard json == nil || csv == nil, batch || json == nil && csv == nil else {
             throw ValidationError("--json and --csv go with --batch, one of them.")
