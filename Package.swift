@@ -41,7 +41,8 @@ let package = Package(
         .systemLibrary(name: "CNCurses"),
         .plugin(name: "BPFPrograms", capability: .buildTool()),
         .target(name: "ThisHost", dependencies: ["CLinux"]),
-        .target(name: "HostView", dependencies: ["CBPF", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
+        .target(
+            name: "HostView", dependencies: ["CBPF", "CLinux", "ExitStats", "KVM", "Linux"], plugins: ["BPFPrograms"]),
         .target(name: "SeededRandom"),
         .target(name: "BootRecords", dependencies: ["ExitStats", "SeededRandom"]),
         .executableTarget(
@@ -96,9 +97,8 @@ let package = Package(
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "Bench", "CLinux", "CLinuxKVM", "CTestSupport", "ExitStats", "GuestCode", "KVM", "Linux", "Machine",
-                "ProbeImage",
-                "TestSupport",
+                "Bench", "CLinux", "CLinuxKVM", "CTestSupport", "ExitStats", "GuestCode", "HostView", "KVM", "Linux",
+                "Machine", "ProbeImage", "TestSupport",
             ]),
         .testTarget(
             name: "FuzzTests",

@@ -53,7 +53,8 @@ struct BuiltInBoot {
         }
         var outcome = BootOutcome(
             nanoseconds: boot.nanoseconds,
-            userspace: boot.userspace, hardware: ExitCounts(statistics: boot.kernel.counter))
+            userspace: boot.userspace,
+            hardware: boot.kernel.values["exits"].map { ExitCounts(source: .statistics, total: $0) })
         outcome.console = console
         if case .populated(let reason)? = result.prefault {
             outcome.remark = "RAM was populated, not mapped: \(reason)"

@@ -27,8 +27,7 @@ package final class KernelStatistics: Sendable {
     private let problem: String?
     private let module: Module?
 
-    /// - Parameter module: the VM's counters in the loadable module, where it has any. They are given the names that the
-    ///   series of kernel-patch/ has for the same.
+    /// - Parameter module: the VM's counters in the loadable module, where it has any.
     package init(
         _ machine: borrowing VirtualMachine, module: consuming ExitModuleVM? = nil,
         vcpus: (borrowing (borrowing VCPU) -> Void) -> Void
@@ -141,60 +140,12 @@ public struct KernelCounters: Equatable, Sendable {
         arrays[name] ?? constants[name] ?? values[name].map { [$0] }
     }
 
-    /// The module's counters of a VM, by the names of kernel-patch/.
+    /// VM exits by reason and the time around them; nil where nobody in the kernel counts them.
+    public var accounting: KernelAccounting? { ofModule ?? KernelAccounting(statistics: counter) }
+    private var ofModule: KernelAccounting?
+
     mutating func add(_ snapshot: ExitModuleSnapshot) {
-        func sum(_ value: (ExitModuleSnapshot.VCPU) -> UInt64) -> UInt64 {
-            snapshot.vcpus.reduce(0) { $0 &+ value($1) }
-        }
-        let sums = [
-            "exits": snapshot.exits, "cycles": sum { $0.times.kernel &+ $0.times.preempted },
-            "guest_cycles": sum(\.times.guest), "blocked_cycles": sum(\.times.blocked),
-            "userspace_cycles": sum(\.times.userspace), "no_entry_exits": sum(\.unseen),
-        ]
-        for (name, value) in sums {
-            values["exit_acct_\(name)"] = value
-            cumulative.insert("exit_acct_\(name)")
-        }
-        var exits = [UInt64](repeating: 0, count: Self.slotCount)
-        var cycles = exits
-        for reason in snapshot.vcpus.lazy.flatMap(\.reasons) {
-            let slot = Self.slot(of: reason.code, vocabulary: snapshot.vocabulary)
-            exits[slot] &+= reason.count
-            cycles[slot] &+= reason.cycles
-        }
-        // What VMX cannot run KVM emulates, and calls exit reason 33 without an event of its own.
-        exits[snapshot.vocabulary == 1 ? 33 : Self.slotCount - 1] &+= sum(\.unseen)
-        arrays["exit_acct_reason_exits"] = exits
-        arrays["exit_acct_reason_cycles"] = cycles
-        constants["exit_acct_codes"] = (0..<Self.slotCount).map { slot in
-            Self.code(of: slot, vocabulary: snapshot.vocabulary)
-        }
-    }
-
-    /// The series' counters by reason: the last is for codes that have none of their own (kvm/api.rst 4.133 as patched).
-    private static let slotCount = 174
-
-    private static func slot(of code: UInt32, vocabulary: UInt32) -> Int {
-        switch code {
-        case 0...85: Int(code)
-        case 86...0xA6 where vocabulary != 1: Int(code)
-        case 0x400...0x403 where vocabulary != 1: 0xA7 + Int(code) - 0x400
-        case 0xF000_0000 where vocabulary != 1: 0xAB
-        case 0xFFFF_FFFF where vocabulary != 1: 0xAC
-        default: slotCount - 1
-        }
-    }
-
-    /// All ones for a slot that has no code of its own, as the series has it.
-    private static func code(of slot: Int, vocabulary: UInt32) -> UInt64 {
-        let code: UInt32 =
-            switch slot {
-            case 0xA7...0xAA: 0x400 + UInt32(slot) - 0xA7
-            case 0xAB: 0xF000_0000
-            case 0xAC: 0xFFFF_FFFF
-            default: UInt32(slot)
-            }
-        return slot < slotCount - 1 && Self.slot(of: code, vocabulary: vocabulary) == slot ? UInt64(code) : .max
+        ofModule = KernelAccounting(snapshot)
     }
 
     /// Cumulative counters' growth; others as they are now.
@@ -210,6 +161,9 @@ public struct KernelCounters: Equatable, Sendable {
         }
         for (name, before) in earlier.arrays {
             result.arrays[name] = zip(arrays[name] ?? [], before).map { $0 &- $1 }
+        }
+        if let before = earlier.ofModule {
+            result.ofModule = ofModule?.difference(since: before)
         }
         return result
     }

@@ -23,7 +23,7 @@ extension Machine {
         return RunResult(
             end: end, wallNanoseconds: wall, vcpus: tallies.map { $0.snapshot() }, places: placeSnapshots(),
             anchors: configuration.places.contains(.rip) ? anchors() : [], kernel: kernel,
-            hardware: host.exits(kernel), time: VCPUTime(statistics: kernel.counter),
+            hardware: host.exits(kernel), time: kernel.accounting.map(VCPUTime.init),
             boot: marker.note.map { note in
                 let kernel = note.kernel.difference(since: before)
                 return BootReading(

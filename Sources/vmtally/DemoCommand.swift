@@ -50,7 +50,7 @@ struct DemoCommand: ParsableCommand {
         configuration.endingSignals = EndingSignal.all
         configuration.sandbox = try sandbox.configuration()
         let isConfined = configuration.sandbox.scope == .process
-        let files = try documents.open(confined: isConfined)
+        let files = try documents.open(isConfined ? .full : .none)
         let width = Terminal.columns(STDOUT_FILENO)
         let machine = try Machine(configuration, elf: ProbeImage.elf)
         // After the run no file can be opened any more.

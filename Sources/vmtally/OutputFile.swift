@@ -15,6 +15,15 @@ struct OutputFile: ~Copyable {
         case inPlace(isNew: Bool)
     }
 
+    /// What is left to do with files when it is written.
+    enum Confinement {
+        case none
+        /// One that has no name yet can be given one: see `ObserverSandbox`.
+        case observer
+        /// Nothing but to write to what is open.
+        case full
+    }
+
     /// An open file and what it is.
     private struct Opened: ~Copyable {
         let file: FileDescriptor
@@ -30,8 +39,7 @@ struct OutputFile: ~Copyable {
 
     private let path: String
     private let writer: PatientWriter
-    /// When it is written no file can be opened, renamed or removed any more.
-    private let isConfined: Bool
+    private let confinement: Confinement
     /// Without symbolic links.
     private let target: String
     private let place: Place
@@ -40,24 +48,24 @@ struct OutputFile: ~Copyable {
     private var descriptor: Int32 { file.rawValue >= 0 ? file.rawValue : STDOUT_FILENO }
 
     /// None where no path was given.
-    init?(optional path: String?, confined: Bool = false) throws {
+    init?(optional path: String?, _ confinement: Confinement = .none) throws {
         guard let path else { return nil }
-        try self.init(path: path, confined: confined)
+        try self.init(path: path, confinement)
     }
 
-    /// - Parameter confined: it is written from inside a sandbox: in its place, and the old content put back when the new
-    ///   one does not fit.
-    init(path: String, confined: Bool = false) throws {
-        let opened = try Self.open(path, confined)
+    /// - Parameter confinement: from inside a sandbox a file is written in its place, and the old content put back when the
+    ///   new one does not fit.
+    init(path: String, _ confinement: Confinement = .none) throws {
+        let opened = try Self.open(path, confinement)
         place = opened.place
         target = opened.target
         file = opened.file
         writer = PatientWriter(file.rawValue >= 0 ? file.rawValue : STDOUT_FILENO)
-        isConfined = confined
+        self.confinement = confinement
         self.path = path
     }
 
-    private static func open(_ path: String, _ confined: Bool) throws -> Opened {
+    private static func open(_ path: String, _ confinement: Confinement) throws -> Opened {
         guard path != "-" else { return Opened(FileDescriptor(owning: -1), .stream, target: path) }
         var status = stat()
         let exists = stat(path, &status) == 0
@@ -69,7 +77,10 @@ struct OutputFile: ~Copyable {
             return Opened(FileDescriptor(owning: descriptor), .stream, target: path)
         }
         guard !exists || access(path, W_OK) == 0 else { throw Failure(reason(path)) }
-        if confined {
+        if confinement != .none {
+            if confinement == .observer, !exists, case let made = nameless(beside: path, mode: 0o644), made >= 0 {
+                return Opened(FileDescriptor(owning: made), .beside(name: nil), target: path)
+            }
             let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
             guard descriptor >= 0 else { throw Failure(reason(path)) }
             return Opened(FileDescriptor(owning: descriptor), .inPlace(isNew: !exists), target: path)
@@ -121,14 +132,15 @@ struct OutputFile: ~Copyable {
 
     /// The new file takes the old one's name.
     private func take(_ name: String?, _ text: String) throws {
-        let new = name ?? Self.name(beside: target)
+        let isFirst = confinement == .observer
+        let new = isFirst ? target : name ?? Self.name(beside: target)
         if name == nil {
-            unlink(new)
+            if !isFirst { unlink(new) }
             guard linkat(AT_FDCWD, "/proc/self/fd/\(descriptor)", AT_FDCWD, new, AT_SYMLINK_FOLLOW) == 0 else {
                 throw Failure(reason(path))
             }
         }
-        guard rename(new, target) != 0 else { return }
+        guard !isFirst, rename(new, target) != 0 else { return }
         let error = errno
         unlink(new)
         // A file that something else is mounted on, as containers have them, keeps its name.
@@ -146,7 +158,7 @@ struct OutputFile: ~Copyable {
             old += chunk.prefix(count)
         }
         let error = Self.fill(descriptor, text.utf8)
-        guard error == 0, isConfined || fsync(descriptor) == 0 || errno == EINVAL else {
+        guard error == 0, confinement == .full || fsync(descriptor) == 0 || errno == EINVAL else {
             let reason = error == 0 ? errno : error
             _ = Self.fill(descriptor, old)
             throw Failure("\(path): \(String(cString: strerror(reason)))")
@@ -171,19 +183,19 @@ struct OutputFile: ~Copyable {
     ///
     /// - Returns: -1 and errno where none can be made.
     private static func make(beside target: String, mode: mode_t) -> (descriptor: Int32, name: String?) {
-        let folder = target.lastIndex(of: "/").map { $0 == target.startIndex ? "/" : String(target[..<$0]) } ?? "."
-        let temporaryFile: Int32 = 0o20_000_000 | O_DIRECTORY
-        // It gets its name by way of /proc.
-        if access("/proc/self/fd", X_OK) == 0 {
-            let descriptor = Glibc.open(folder, temporaryFile | O_WRONLY | O_CLOEXEC, mode)
-            if descriptor >= 0 {
-                return (descriptor, nil)
-            }
-        }
+        let descriptor = nameless(beside: target, mode: mode)
+        if descriptor >= 0 { return (descriptor, nil) }
         let name = name(beside: target)
         unlink(name)
-        let descriptor = Glibc.open(name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
-        return (descriptor, name)
+        return (Glibc.open(name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode), name)
+    }
+
+    /// -1 where the file system has no such files, or where one could not be given a name: that goes by way of /proc.
+    private static func nameless(beside target: String, mode: mode_t) -> Int32 {
+        let folder = target.lastIndex(of: "/").map { $0 == target.startIndex ? "/" : String(target[..<$0]) } ?? "."
+        let temporaryFile: Int32 = 0o20_000_000 | O_DIRECTORY
+        guard access("/proc/self/fd", X_OK) == 0 else { return -1 }
+        return Glibc.open(folder, temporaryFile | O_WRONLY | O_CLOEXEC, mode)
     }
 
     private static func name(beside target: String) -> String {

@@ -247,8 +247,8 @@ struct RunCommand: ParsableCommand {
         let axes = try PlaceOptions(by, byRip).tops
         configuration.places = Set(axes.map(\.axis))
         // A run may be long: better now than after it.
-        let stats = try OutputFile(optional: statsJson, confined: isConfined)
-        let values = try OutputFile(optional: csv, confined: isConfined)
+        let stats = try OutputFile(optional: statsJson, isConfined ? .full : .none)
+        let values = try OutputFile(optional: csv, isConfined ? .full : .none)
         let symbols = try needsSymbols ? readSymbols() : nil
         configuration.cpuidSites = try cpuidSite.flatMap { try $0.sites(symbols) }
         if let interval {

@@ -83,13 +83,13 @@ import Testing
         #expect(error?.remedy?.contains("kernel-module/install") == true)
     }
 
-    @Test func itsCountersHaveTheNamesOfTheSeries() throws {
+    @Test func itsCountersAreAccounting() throws {
         var counters = KernelCounters()
         counters.add(try #require(ExitModuleSnapshot(file(vcpus: 2))))
-        #expect(counters.values["exit_acct_exits"] == 22 && counters.values["exit_acct_cycles"] == 10)
-        let slot = try #require(counters.counter("exit_acct_codes")?.firstIndex(of: 0x400))
-        #expect(counters.arrays["exit_acct_reason_exits"]?[slot] == 20)
-        #expect(counters.arrays["exit_acct_reason_exits"]?.reduce(0, +) == 22)
-        #expect(counters.arrays["exit_acct_reason_cycles"]?.reduce(0, +) == 180)
+        let accounting = try #require(counters.accounting)
+        #expect(accounting.reasons.map(\.code) == [0x400, nil], "the second: exits that the tracepoint does not show")
+        #expect(accounting.reasons.map(\.exits) == [20, 2] && accounting.reasons.map(\.cycles) == [180, 0])
+        #expect(accounting.kernel == 2 && accounting.guest == 4 && accounting.preempted == 8)
+        #expect(counters.difference(since: counters).accounting?.reasons == [])
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CBPF
+import CLinux
 import ExitStats
 
 /// Where in KVM's structures a VM exit's reason is, read from the types that the kernel and its modules bring
@@ -28,7 +29,7 @@ struct KernelStructures {
         }
         defer { btf__free(kernel) }
         // Of two that are built in, the one that this processor has a use for.
-        let isAMD = (try? TextFile.read("/proc/cpuinfo", limit: 1 << 14))?.contains(" svm ") ?? false
+        let isAMD = vmtally_cpuid(0x8000_0001, 0).ecx & 1 << 2 != 0  // SVM, APM vol. 3 E.4.2
         for vocabulary in isAMD ? [TallyFeatures.Vocabulary.svm, .vmx] : [.vmx, .svm] {
             let module = vocabulary == .vmx ? "kvm_intel" : "kvm_amd"
             // A module that is built in has its types in the kernel's.

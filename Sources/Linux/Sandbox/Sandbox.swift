@@ -56,6 +56,7 @@ package enum Sandbox {
 
     /// From now on the calling thread makes the filter's calls and no other.
     package static func enter(_ role: Role, _ filter: SystemCallFilter) throws(SystemError) {
+        if role == .observer { confined.store(true, ordering: .relaxed) }
         try check("PR_SET_NO_NEW_PRIVS", vmtally_no_new_privileges())
         vmtally_unblock_forbidden_calls()
         let program = filter.program(role: role.rawValue)

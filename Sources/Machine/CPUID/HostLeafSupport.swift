@@ -37,7 +37,7 @@ public enum HostLeafSupport: Equatable, Sendable {
     package func exits(_ counters: KernelCounters) -> ExitCounts? {
         guard let vocabulary else { return nil }
         let source: ExitCounts.Source = if case .module = self { .module } else { .kernelPatch }
-        return ExitCounts(kernelPatch: counters.counter, vocabulary, source: source)
+        return counters.accounting.map { ExitCounts($0, vocabulary, source: source) }
     }
 
     /// Of the VM exits that the kernel counts, and answers with; nil where it does not.
@@ -102,5 +102,28 @@ public enum HostLeafSupport: Equatable, Sendable {
         guard case .kernel(let vocabulary) = self else { return [] }
         let features = TallyFeatures(flags: [.live, .perReason, .perVCPU], tscKHz: 0, vocabulary: vocabulary).registers
         return [(TallyLeaf.signature, .tallySignature), (TallyLeaf.features, features)]
+    }
+}
+
+extension ExitCounts {
+    /// VM exits by reason, timed from VM exit to VM entry.
+    ///
+    /// - Parameter vocabulary: that of the kernel's answer to ``TallyLeaf/features``.
+    fileprivate init(
+        _ accounting: KernelAccounting, _ vocabulary: TallyFeatures.Vocabulary, source: Source
+    ) {
+        self.init(
+            source: source, vocabulary: vocabulary,
+            reasons: accounting.reasons.map { reason in
+                Reason(code: reason.code, count: reason.exits, times: Times(cycles: reason.cycles))
+            })
+    }
+}
+
+extension VCPUTime {
+    init(_ accounting: KernelAccounting) {
+        self.init(
+            guest: accounting.guest, kernel: accounting.kernel, userspace: accounting.userspace,
+            blocked: accounting.blocked, preempted: accounting.preempted)
     }
 }

@@ -82,6 +82,9 @@ struct AttachCommand: ParsableCommand {
     @Flag(help: "No table.")
     var quiet = false
 
+    @Flag(help: "Leave the process all its system calls while it watches.")
+    var noSandbox = false
+
     @Argument(parsing: .postTerminator, help: "After --: a program to run meanwhile, or with --from-start the VMM.")
     var command: [String] = []
 
@@ -104,9 +107,10 @@ struct AttachCommand: ParsableCommand {
 
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
-        let document = try OutputFile(optional: json)
-        let values = try OutputFile(optional: csv)
-        let recording = try OutputFile(optional: output)
+        let confinement = noSandbox ? OutputFile.Confinement.none : .observer
+        let document = try OutputFile(optional: json, confinement)
+        let values = try OutputFile(optional: csv, confinement)
+        let recording = try OutputFile(optional: output, confinement)
         var waiter = Waiter()
         let child = command.isEmpty ? nil : try ChildProgram(command)
         let chosen = try vm.map { try MachineSelection.find($0) }
@@ -122,7 +126,7 @@ struct AttachCommand: ParsableCommand {
         let symbols = try symbols.map { try SymbolTable(path: $0) }
         let places = try by.map { _ in try PlaceCollector(scope) }
         // Nothing from here on needs more than this user may; the statistics in debugfs are root's by their mode.
-        try Capabilities.drop()
+        try confine(collector, noSandbox)
         var live = LiveMachines(collector)
         live.learn(running)
         if let child, fromStart { live.learn([RunningMachine(process: child.process, words: command)]) }

@@ -4,6 +4,16 @@ import HostView
 
 extension CollectorChoice: Choice {}
 
+/// Gives up, once attached, all that watching takes no part in.
+func confine(_ collector: any ExitCollector, _ noSandbox: Bool) throws {
+    if noSandbox {
+        try Capabilities.drop()
+    } else {
+        try ObserverSandbox.enter(
+            collector, advice: "This is a mistake of ours: please report it. --no-sandbox runs without.")
+    }
+}
+
 /// Which of the host's VMs a word of the command line means.
 enum MachineSelection {
     /// - Parameter word: a pid, or a VM's name.

@@ -53,6 +53,9 @@ struct TopCommand: ParsableCommand {
     @Option(help: "Who counts: auto, module, bpf, tracefs or statistics.")
     var collector = CollectorChoice.auto
 
+    @Flag(help: "Leave the process all its system calls while it watches.")
+    var noSandbox = false
+
     func validate() throws {
         guard interval >= 0.01, interval < 1e6 else {
             throw ValidationError("--interval takes seconds, from 0.01 to below 1,000,000.")
@@ -72,7 +75,8 @@ struct TopCommand: ParsableCommand {
         for refusal in refusals { warn("not by \(refusal)") }
         var waiter = Waiter()
         let screen = batch ? nil : try TopScreen()
-        try Capabilities.drop()
+        let records = try Self.open(json ?? csv ?? "-")
+        try confine(collector, noSandbox)
         var live = LiveMachines(collector)
         live.learn(running)
         var model = TopModel()
@@ -81,7 +85,6 @@ struct TopCommand: ParsableCommand {
         if let screen {
             return try draw(screen, &live, &model, &waiter)
         }
-        let records = try Self.open(json ?? csv ?? "-")
         if csv != nil { try output(TopRecords.csvHeader, records) }
         var done = 0
         let step = UInt64(interval * 1e9)

@@ -31,14 +31,14 @@ struct DocumentOptions: ParsableArguments {
 
     /// Opens the files before the work is done.
     ///
-    /// - Parameter confined: see `OutputFile`.
-    func open(confined: Bool = false) throws -> Files {
+    /// - Parameter confinement: see `OutputFile`.
+    func open(_ confinement: OutputFile.Confinement = .none) throws -> Files {
         var named = NamedFiles()
         name(&named)
         try named.check()
         return Files(
-            json: try OutputFile(optional: json, confined: confined),
-            csv: try OutputFile(optional: csv, confined: confined))
+            json: try OutputFile(optional: json, confinement),
+            csv: try OutputFile(optional: csv, confinement))
     }
 
     func name(_ files: inout NamedFiles) {
