@@ -413,17 +413,18 @@ struct RunCommand: ParsableCommand {
             let image = try FileImage(path: multiboot)
             return try Machine(configuration, .multiboot(image.bytes, commandLine: append ?? multiboot))
         }
-        LinuxHost.warn()
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
         let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
         let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][(console ?? .serial).rawValue] ?? ""
         let append = append ?? "quiet\(device) panic=-1"
         guard let initrd else {
-            return try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append)))
+            return LinuxHost.warned(
+                try Machine(configuration, .linux(LinuxImages(kernel: kernel.bytes, commandLine: append))))
         }
         let disk = try FileImage(path: initrd)
-        return try Machine(
-            configuration, .linux(LinuxImages(kernel: kernel.bytes, initrd: disk.bytes, commandLine: append)))
+        return LinuxHost.warned(
+            try Machine(
+                configuration, .linux(LinuxImages(kernel: kernel.bytes, initrd: disk.bytes, commandLine: append))))
     }
 }

@@ -33,16 +33,20 @@ struct TopTests {
 
     /// A terminal of its own, on a server of its own.
     private final class Terminal {
+        /// Its own, so that the socket is there as long as the server.
+        private let folder: TemporaryFolder
         private let socket: String
 
-        init(_ folder: borrowing TemporaryFolder, _ command: String, width: Int, height: Int) throws {
+        init(_ command: String, width: Int, height: Int) throws {
+            folder = try TemporaryFolder()
             socket = folder.path + "/tmux"
             _ = try tmux(
                 "-f", "/dev/null", "new-session", "-d", "-x", "\(width)", "-y", "\(height)",
                 "TERM=screen \(command); echo ended $?; cat")
         }
 
-        deinit { _ = try? tmux("kill-server") }
+        // Not kill-server: the server sends that to itself by SIGTERM, which a test's children have blocked.
+        deinit { _ = try? tmux("kill-session") }
 
         /// tmux leaves a server behind, which would hold on to the descriptor by which Foundation sees that a program
         /// has ended.
@@ -80,7 +84,7 @@ struct TopTests {
         let folder = try TemporaryFolder()
         let vms = try [Self.startVM(folder), Self.startVM(folder)]
         defer { for vm in vms { vm.terminate() } }
-        let terminal = try Terminal(folder, "\(Self.vmtally) top -i 0.3", width: size.width, height: size.height)
+        let terminal = try Terminal("\(Self.vmtally) top -i 0.3", width: size.width, height: size.height)
         let pids = vms.map { "\($0.processIdentifier)" }
         var screen = try terminal.wait("both VMs") { lines in
             pids.allSatisfy { pid in lines.contains { $0.contains(" \(pid) ") && $0.contains("KVM_EXIT_IO") } }
@@ -113,7 +117,7 @@ struct TopTests {
     @Test("200 VMs: all are there, the chosen one is on the screen, and one is found by its pid")
     func many() throws {
         let folder = try TemporaryFolder()
-        let terminal = try Terminal(folder, "\(Self.vmtally) top -i 0.5", width: 80, height: 24)
+        let terminal = try Terminal("\(Self.vmtally) top -i 0.5", width: 80, height: 24)
         _ = try terminal.wait("top") { $0[0].hasPrefix("vmtally top:") }
         // Each makes its exits and then sleeps in the kernel.
         let guest = try folder.storm(cpuids: 1, outs: 500, idle: true)
