@@ -4,7 +4,7 @@
  * NMIs with and without halt polling, vCPUs that are added while others read, VMs that come and go under readers of
  * their statistics. Exit accounting must agree with what the guest did and with KVM's own count in all of it.
  *
- * usage: storm [TEST...]
+ * usage: storm [PART [TEST...]], PART: 10 makes a tenth of the large numbers
  */
 #include "vm.h"
 
@@ -13,6 +13,7 @@
 #include <time.h>
 
 static const char *now = "";
+static int part = 1;
 static volatile sig_atomic_t signals;
 
 static void on_signal(int number)
@@ -132,7 +133,7 @@ static void storm_signals(void)
 		timer_t timer = alarm_every(700000);
 
 		signals = 0;
-		while (signals < 1500)
+		while (signals < 1500 / part)
 			step(s.v);
 		stop_and_finish(s.v);
 		timer_delete(timer);
@@ -157,14 +158,17 @@ static void storm_immediate(void)
 	       "%s: a vCPU that never entered the guest has nothing", now);
 
 	struct storm s = begin(v, CMD_STORM);
+	const int runs = 40000 / part;
+	char what[40];
 
-	for (int i = 0; i < 40000; i++) {
+	for (int i = 0; i < runs; i++) {
 		v->run->immediate_exit = random() & 1;
 		step(v);
 	}
 	v->run->immediate_exit = 0;
 	stop_and_finish(v);
-	judge(&s, "half of 40000 KVM_RUNs");
+	snprintf(what, sizeof(what), "half of %d KVM_RUNs", runs);
+	judge(&s, what);
 	destroy_vm(vm);
 }
 
@@ -193,7 +197,7 @@ static void storm_threads(void)
 	for (int i = 0; i < 4; i++)
 		if (pthread_create(&threads[i], NULL, take_turns, s.v))
 			die("pthread_create");
-	usleep(1500000);
+	usleep(1500000 / part);
 	s.v->shared->stop = 1;
 	for (int i = 0; i < 4; i++)
 		pthread_join(threads[i], NULL);
@@ -208,7 +212,7 @@ static void storm_mp(void)
 	struct kvm_mp_state mp;
 	timer_t timer = alarm_every(2000000);
 
-	for (int i = 0; i < 1500; i++) {
+	for (int i = 0; i < 1500 / part; i++) {
 		mp.mp_state = i % 3 == 1 ? KVM_MP_STATE_HALTED : KVM_MP_STATE_RUNNABLE;
 		if (ioctl(s.v->fd, KVM_SET_MP_STATE, &mp))
 			die("KVM_SET_MP_STATE");
@@ -243,8 +247,8 @@ static void storm_nmi(void)
 		bool done = false;
 
 		/* Between two KVM_RUNs: KVM_NMI waits for the vCPU. */
-		for (int i = 0; i < 3000 && !done; i++) {
-			if (i == 2900)
+		for (int i = 0; i < 3000 / part && !done; i++) {
+			if (i == 2900 / part)
 				s.v->shared->stop = 1;
 			if (ioctl(s.v->fd, KVM_NMI, 0))
 				die("KVM_NMI");
@@ -257,7 +261,7 @@ static void storm_nmi(void)
 		int id = layout.reason_exits + slot(vm, reasons[vm->vendor][CPUID]);
 
 		expect(done && since(&s, &after, halt) == s.v->shared->out[0] && since(&s, &after, id) == s.v->shared->out[1] &&
-		       s.v->shared->out[2] > 100 && since(&s, &after, layout.blocked),
+		       s.v->shared->out[2] > 100 / (unsigned int)part && since(&s, &after, layout.blocked),
 		       "%s: %lu HLTs, the guest made %lu; %lu CPUIDs, %lu; %lu NMIs; blocked %lu cycles", now, since(&s, &after, halt),
 		       (unsigned long)s.v->shared->out[0], since(&s, &after, id), (unsigned long)s.v->shared->out[1],
 		       (unsigned long)s.v->shared->out[2], since(&s, &after, layout.blocked));
@@ -283,21 +287,22 @@ static void storm_hotplug(void)
 	if (pthread_create(&reader->thread, NULL, run_to_end, reader))
 		die("pthread_create");
 	for (int i = 1; i < MAX_VCPUS; i++) {
-		usleep(40000);
+		usleep(40000 / part);
 		create_vcpu(vm, i);
 		vm->nr_vcpus++;
 		tell(&vm->vcpus[i], CMD_STORM);
 		if (pthread_create(&vm->vcpus[i].thread, NULL, run_to_end, &vm->vcpus[i]))
 			die("pthread_create");
 	}
-	usleep(500000);
+	usleep(500000 / part);
 	for (int i = 0; i < MAX_VCPUS; i++)
 		vm->vcpus[i].shared->stop = 1;
 	for (int i = 0; i < MAX_VCPUS; i++)
 		pthread_join(vm->vcpus[i].thread, NULL);
 	struct stats all = stats_of_vm(vm);
 
-	expect(reader->shared->out[1] > 100 && !reader->shared->out[0], "%s: %lu readings while %d vCPUs were added and ran, %lu went back", now,
+	expect(reader->shared->out[1] > 100 / (unsigned int)part && !reader->shared->out[0],
+	       "%s: %lu readings while %d vCPUs were added and ran, %lu went back", now,
 	       (unsigned long)reader->shared->out[1], MAX_VCPUS - 1, (unsigned long)reader->shared->out[0]);
 	expect(all.value[layout.total] == all.value[layout.kvm_exits] && reader->shared->out[2] <= all.value[layout.total],
 	       "%s: %lu exits accounted, %lu by KVM's own count, the guest's last reading %lu", now, all.value[layout.total],
@@ -324,7 +329,7 @@ static void *read_kept(void *unused)
 
 static void *make_vms(void *bad)
 {
-	for (int i = 0; i < 150; i++) {
+	for (int i = 0; i < 150 / part; i++) {
 		struct vm *vm = create_vm(1, CYCLES, false);
 		struct vcpu *v = &vm->vcpus[0];
 
@@ -366,8 +371,8 @@ static void storm_many(void)
 	for (int i = 0; i < KEPT; i++)
 		if (kept[i] > 0)
 			close(kept[i]);
-	expect(!bad && n[0] && n[1], "%s: 450 VMs made and destroyed under %lu readings of statistics, %d counted wrong", now,
-	       (uint64_t)n[0] + (uint64_t)n[1], bad);
+	expect(!bad && n[0] && n[1], "%s: %d VMs made and destroyed under %lu readings of statistics, %d counted wrong", now,
+	       150 / part * 3, (uint64_t)n[0] + (uint64_t)n[1], bad);
 }
 
 int main(int argc, char **argv)
@@ -379,6 +384,12 @@ int main(int argc, char **argv)
 		    { "nmi", storm_nmi }, { "hotplug", storm_hotplug }, { "many", storm_many } };
 	const struct sigaction action = { .sa_handler = on_signal };
 
+	if (argc > 1)
+		part = atoi(argv[1]);
+	if (part < 1 || part > 100) {
+		fprintf(stderr, "usage: storm [PART [TEST...]]\n");
+		return 64;
+	}
 	setbuf(stdout, NULL);
 	if (sigaction(SIGUSR1, &action, NULL))
 		die("sigaction");
@@ -386,9 +397,9 @@ int main(int argc, char **argv)
 	if (kvm < 0)
 		die("/dev/kvm");
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-		bool wanted = argc == 1;
+		bool wanted = argc <= 2;
 
-		for (int k = 1; k < argc; k++)
+		for (int k = 2; k < argc; k++)
 			wanted |= !strcmp(argv[k], all[i].name);
 		if (wanted) {
 			now = all[i].name;
