@@ -46,9 +46,9 @@ struct VMTally: ParsableCommand {
         }
     }
 
-    /// The two commands whose start is what users wait for, parsed without the tree above them and without looking for a
-    /// completion script first, which makes up a third of a start: those have a `_superCommandName`. Nil where that does not
-    /// come out: then the tree says why.
+    /// The two commands whose start users wait for, parsed without the tree above them, and without the parser's search for
+    /// a completion script, from which a `_superCommandName` spares them: a quarter of a start. Nil where that does not come
+    /// out: then the tree says why.
     private static func alone(_ arguments: [String]) -> (any ParsableCommand)? {
         let command: any ParsableCommand.Type
         switch arguments.first {
