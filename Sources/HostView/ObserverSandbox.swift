@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import CBPF
 import Glibc
+import KVM
 import Linux
 
 /// Confines a process that watches other VMs, once it is attached: it reads, and writes to what is open.
@@ -32,7 +33,7 @@ extension SystemCallFilter {
         filter.allow(SYS_fstat, SYS_stat, SYS_lstat, SYS_newfstatat, SYS_statx, SYS_access, SYS_faccessat)
         filter.allow(SYS_faccessat2, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_lseek, SYS_getcwd)
         // /dev/vmtally gives out descriptors of VMs' counters; a terminal has a size, and gets its settings back.
-        filter.allow(SYS_ioctl, .oneOf(argument: 1, [moduleOpensVM] + terminal))
+        filter.allow(SYS_ioctl, .oneOf(argument: 1, [UInt32(ExitModule.openVM)] + terminal))
         filter.allow(SYS_fcntl, SYS_ftruncate, SYS_fsync)
         // A file that is whole gets its name: nothing is replaced by that.
         filter.allow(SYS_linkat, .oneOf(argument: 4, [UInt32(AT_SYMLINK_FOLLOW)]))
@@ -52,8 +53,6 @@ extension SystemCallFilter {
             BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_OBJ_GET_INFO_BY_FD,
         ].map(\.rawValue)
     }
-
-    private static let moduleOpensVM: UInt32 = 0x4008_B701  // _IOW(0xb7, 0x01, __u64)
 
     private static let terminal = [TIOCGWINSZ, TCGETS, TCSETS, TCSETSW, TCSETSF, FIONREAD].map { UInt32($0) }
 }

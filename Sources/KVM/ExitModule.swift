@@ -84,7 +84,7 @@ public struct ExitModule: ~Copyable, Sendable {
     // MARK: - What they did
 
     /// VMTALLY_OPEN_VM, `_IOW(0xb7, 1, __u64)`
-    private static let openVM: UInt = 0x4008_B701
+    package static let openVM: UInt = 0x4008_B701
 
     /// The counters of the VM of a process that was counted last; nil where none is.
     public func newestVM(of process: pid_t) throws(KVMError) -> ExitModuleVM? {

@@ -124,7 +124,11 @@ struct OutputFile: ~Copyable {
         case .beside(let name):
             if let error = writer.writeAll(text.utf8) { throw Failure("\(path): \(String(cString: strerror(error)))") }
             guard fsync(descriptor) == 0 || errno == EINVAL else { throw Failure(reason(path)) }
-            try take(name, text)
+            if confinement == .observer {
+                try link(as: target)
+            } else {
+                try take(name, text)
+            }
         case .inPlace:
             try overwrite(descriptor, text)
         }
@@ -132,15 +136,12 @@ struct OutputFile: ~Copyable {
 
     /// The new file takes the old one's name.
     private func take(_ name: String?, _ text: String) throws {
-        let isFirst = confinement == .observer
-        let new = isFirst ? target : name ?? Self.name(beside: target)
+        let new = name ?? Self.name(beside: target)
         if name == nil {
-            if !isFirst { unlink(new) }
-            guard linkat(AT_FDCWD, "/proc/self/fd/\(descriptor)", AT_FDCWD, new, AT_SYMLINK_FOLLOW) == 0 else {
-                throw Failure(reason(path))
-            }
+            unlink(new)
+            try link(as: new)
         }
-        guard !isFirst, rename(new, target) != 0 else { return }
+        guard rename(new, target) != 0 else { return }
         let error = errno
         unlink(new)
         // A file that something else is mounted on, as containers have them, keeps its name.
@@ -148,6 +149,13 @@ struct OutputFile: ~Copyable {
         let old = FileDescriptor(owning: Glibc.open(target, O_RDWR | O_CLOEXEC))
         guard old.rawValue >= 0 else { throw Failure(reason(path)) }
         try overwrite(old.rawValue, text)
+    }
+
+    /// The nameless file gets a name that nothing has yet.
+    private func link(as name: String) throws {
+        guard linkat(AT_FDCWD, "/proc/self/fd/\(descriptor)", AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0 else {
+            throw Failure(reason(path))
+        }
     }
 
     /// Puts the old content back when the new one does not fit.

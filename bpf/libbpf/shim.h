@@ -10,7 +10,6 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <linux/capability.h>
 #include <linux/perf_event.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -61,15 +60,6 @@ static inline uint64_t vmtally_tsc_now(uint64_t *nanoseconds)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	*nanoseconds = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 	return before + (__builtin_ia32_rdtsc() - before) / 2;
-}
-
-/* Gives up every capability of the calling thread, for good. 0, or -errno. */
-static inline int vmtally_drop_capabilities(void)
-{
-	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct none[2] = {{0}};
-
-	return syscall(SYS_capset, &header, none) < 0 ? -errno : 0;
 }
 
 #endif

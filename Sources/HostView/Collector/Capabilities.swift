@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import CBPF
+import CLinux
 import Glibc
 
 /// What this process may do besides what its user may (capabilities(7)).
