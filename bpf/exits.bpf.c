@@ -292,6 +292,24 @@ static __always_inline void end_return(struct vmtally_slot *slot, __u64 now)
 	slot->resumed_at = 0;
 }
 
+/*
+ * Userspace has put the vCPU to the reset vector (SDM vol. 3A 11.1.4): bit 16 is VCPU_REGS_RIP. Only a vCPU that comes from
+ * userspace is asked, so that the others do not pay for it.
+ */
+static __always_inline bool is_reset(__u64 vcpu)
+{
+	__u64 rip = 0;
+	__u32 dirty = 0;
+
+	if (config.rip_offset == NONE)
+		return false;
+	bpf_probe_read_kernel(&rip, sizeof(rip), (void *)(vcpu + config.rip_offset));
+	if (rip != 0xFFF0)
+		return false;
+	bpf_probe_read_kernel(&dirty, sizeof(dirty), (void *)(vcpu + config.dirty_offset));
+	return dirty & 1 << 16;
+}
+
 SEC("raw_tp/kvm_exit")
 int on_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -338,8 +356,11 @@ int on_entry(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!slot)
 		return 0;
-	if (slot->returned_at)
+	if (slot->returned_at) {
 		end_return(slot, now);
+		if (!slot->vcpu_id && slot->exits && is_reset(ctx->args[0]))
+			slot->resets++;
+	}
 	if (slot->exited_at) {
 		struct vmtally_row *row = bpf_map_lookup_elem(&rows, &slot->exit_row);
 		__u64 away = slot->halted_ns + slot->userspace_ns, all = now - slot->exited_at;

@@ -74,6 +74,8 @@ struct vmtally_slot {
 	__u64 nested_exits;
 	__u64 userspace_exits;
 	__u64 guest_ns;
+	/* Entries at the reset vector, of vCPU 0, but for its first. */
+	__u64 resets;
 	/* Since the last VM exit. */
 	__u64 exited_at;
 	__u64 halted_ns;
@@ -119,6 +121,9 @@ struct vmtally_config {
 	/* vcpu_id and kvm in kvm_vcpu. */
 	__u32 id_offset;
 	__u32 kvm_offset;
+	/* The guest's RIP as userspace left it, and the bits of what it has written, likewise. */
+	__u32 rip_offset;
+	__u32 dirty_offset;
 	/* The one process whose VMs are counted; 0: all. */
 	__u32 only_tgid;
 	/* Count processes in `targets` and what they fork. */

@@ -15,8 +15,7 @@ extension LiveMachine {
                     guestCycles: $0.guestCycles)
             },
             hasEnded: exits.hasEnded, vcpuCount: exits.vcpuCount, hardware: exits.hardware, nested: exits.nested,
-            userspace: exits.userspace,
-            guestCycles: exits.guestCycles)
+            userspace: exits.userspace, guestCycles: exits.guestCycles, resets: exits.resets)
     }
 }
 

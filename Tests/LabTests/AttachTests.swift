@@ -28,6 +28,7 @@ struct AttachTests {
         }
         struct Machine: Decodable {
             let pid: Int
+            let guestResets: Int?
             let vmExits: Exits?
             let userspaceExits: Exits?
         }
@@ -100,6 +101,34 @@ struct AttachTests {
         #expect(machine.vmExits?.counts == traced, "\(output)")
         #expect(machine.vmExits?.total.count == run.kernel["exits"], "\(output)")
         #expect(machine.userspaceExits?.counts == [2: 2001], "\(output)")
+    }
+
+    @Test(
+        "a guest that its VMM resets twice is told so",
+        .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"),
+        arguments: [
+            Ground(name: "svm", collector: "bpf"), Ground(name: "svm", collector: "bpf", kernel: "newest"),
+            Ground(name: "vmx", collector: "bpf"),
+        ])
+    func resets(ground: Ground) throws {
+        let folder = try TemporaryFolder()
+        let bios = try folder.compile(
+            "reset.S", "-nostdlib -static -no-pie -Wl,--oformat=binary -Wl,-Ttext=0 -Wl,--build-id=none")
+        let carried = try Lab.run(Lab.path("scripts/carry-qemu"), [folder.path + "/qemu"])
+        try #require(carried.status == 0, "\(carried.output)")
+        let output = try Lab.run(
+            Lab.path("Lab/run"),
+            [
+                ground.name, "--kernel", ground.kernel, "--timeout", "900", Lab.path("build/vmtally") + "=/bin/vmtally",
+                folder.path + "/qemu=/qemu", bios + "=/guest/reset", "--script",
+                Lab.path("Tests/LabTests/Scripts/resets.sh"),
+            ]
+        ).output
+        let attach = try Self.decoder.decode(
+            Document.self, from: try #require(Self.line("attach", output), "\(output)"))
+        // The guest's own: (0 << 1) | 1.
+        #expect(output.contains("\nstatus 1\n"), "\(output)")
+        #expect(attach.machines.map(\.guestResets) == [2], "\(output)")
     }
 
     private static let noTracing: String? =

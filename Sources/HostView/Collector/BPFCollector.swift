@@ -117,6 +117,8 @@ public final class BPFCollector: ExitCollector {
         config.state01_offset = structures?.stateOfL1 ?? none
         config.id_offset = structures?.id ?? none
         config.kvm_offset = structures?.machine ?? none
+        config.rip_offset = structures?.rip ?? none
+        config.dirty_offset = structures?.dirty ?? none
         switch scope {
         case .everything: break
         case .process(let process): config.only_tgid = UInt32(bitPattern: process)

@@ -103,10 +103,13 @@ public struct VCPUExits: Sendable {
     public var userspace: ExitCounts?
     /// In the guest, TSC cycles; nil where nothing tells it.
     public var guestCycles: UInt64?
+    /// Times that userspace put a vCPU that had run back to the reset vector; nil where nothing tells it.
+    public var resets: UInt64?
 
     public init(
         identity: VCPUIdentity, threadName: String = "", hasEnded: Bool = false, hardware: ExitCounts? = nil,
-        nested: ExitCounts? = nil, userspace: ExitCounts? = nil, guestCycles: UInt64? = nil
+        nested: ExitCounts? = nil, userspace: ExitCounts? = nil, guestCycles: UInt64? = nil,
+        resets: UInt64? = nil
     ) {
         self.identity = identity
         self.threadName = threadName
@@ -115,6 +118,7 @@ public struct VCPUExits: Sendable {
         self.nested = nested
         self.userspace = userspace
         self.guestCycles = guestCycles
+        self.resets = resets
     }
 }
 

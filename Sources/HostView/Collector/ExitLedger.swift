@@ -24,7 +24,9 @@ public struct MachineExits: Sendable {
     public var nested: ExitCounts? { Self.sum(all.map(\.nested)) }
     public var userspace: ExitCounts? { Self.sum(all.map(\.userspace)) }
     /// TSC cycles.
-    public var guestCycles: UInt64? { all.reduce(nil) { $1.guestCycles.map { [sum = $0] in (sum ?? 0) &+ $0 } ?? $0 } }
+    public var guestCycles: UInt64? { Self.sum(all.map(\.guestCycles)) }
+    /// Of the guest, by its VMM, as far as the vCPUs' registers show them; nil where nothing tells them.
+    public var resets: UInt64? { Self.sum(all.map(\.resets)) }
 
     public init(
         process: Int32, machine: UInt64, vcpus: [VCPUExits], ended: VCPUExits? = nil,
@@ -38,6 +40,11 @@ public struct MachineExits: Sendable {
     }
 
     static func sum(_ counts: [ExitCounts?]) -> ExitCounts? { counts.compactMap { $0 }.sum() }
+
+    static func sum(_ numbers: [UInt64?]) -> UInt64? {
+        let known = numbers.compactMap { $0 }
+        return known.isEmpty ? nil : known.reduce(0, &+)
+    }
 }
 
 /// How many vCPUs there are. A collector may tell of a vCPU's VM exits and of its userspace exits apart.
@@ -109,7 +116,8 @@ public struct ExitLedger {
         sum.hardware = MachineExits.sum([one.hardware, other.hardware])
         sum.nested = MachineExits.sum([one.nested, other.nested])
         sum.userspace = MachineExits.sum([one.userspace, other.userspace])
-        sum.guestCycles = one.guestCycles.map { $0 &+ (other.guestCycles ?? 0) } ?? other.guestCycles
+        sum.guestCycles = MachineExits.sum([one.guestCycles, other.guestCycles])
+        sum.resets = MachineExits.sum([one.resets, other.resets])
         return sum
     }
 }

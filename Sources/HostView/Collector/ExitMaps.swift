@@ -125,7 +125,8 @@ package struct ExitMaps {
             hardware: vocabulary.map { ExitCounts(source: .bpf, vocabulary: $0, reasons: hardware).merged },
             nested: vocabulary.map { ExitCounts(source: .bpf, vocabulary: $0, reasons: nested).merged },
             userspace: ExitCounts(source: .bpf, vocabulary: .kvm, reasons: userspace),
-            guestCycles: vocabulary == nil ? nil : scale.cycles(fixed.guest_ns))
+            guestCycles: vocabulary == nil ? nil : scale.cycles(fixed.guest_ns),
+            resets: vocabulary == nil ? nil : fixed.resets)
     }
 
     /// Exits that are in the total and found no row of their own.

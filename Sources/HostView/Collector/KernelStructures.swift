@@ -19,6 +19,9 @@ struct KernelStructures {
     /// In struct kvm_vcpu.
     let id: UInt32
     let machine: UInt32
+    /// Of the guest's RIP and of the bits of registers that userspace has written, in struct kvm_vcpu.
+    let rip: UInt32
+    let dirty: UInt32
 
     /// nil where this kernel has no KVM whose VM exits its tracepoints tell (kvm_pvm).
     init?() throws(CollectorError) {
@@ -61,6 +64,15 @@ struct KernelStructures {
         else { return nil }
         self.id = id
         self.machine = machine
+        // Since 7.2 apart from the general registers, behind which it was as number 16.
+        let last = types.offset("kvm_vcpu", ["arch", "regs"]).map { $0 + 16 * 8 }
+        if let rip = types.offset("kvm_vcpu", ["arch", "rip"]) ?? last,
+            let dirty = types.offset("kvm_vcpu", ["arch", "regs_dirty"])
+        {
+            (self.rip, self.dirty) = (rip, dirty)
+        } else {
+            (rip, dirty) = (Self.none, Self.none)
+        }
         switch vocabulary {
         case .vmx:
             // Since 6.15 in a part that TDX shares.

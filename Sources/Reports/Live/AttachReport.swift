@@ -56,6 +56,9 @@ public struct AttachReport: Sendable {
                     let all = parts.reduce(0) { $0 &+ $1.1 }
                     lines.append("vCPU time: " + parts.map { "\($0.0) \(share($0.1, all))" }.joined(separator: ", "))
                 }
+                if let resets = machine.resets, resets > 0 {
+                    lines.append("the guest was reset \(resets == 1 ? "once" : "\(grouped(resets)) times")")
+                }
                 lines.append("")
             }
         }

@@ -94,6 +94,7 @@ public struct LiveDocument: Encodable, Sendable {
         let nested: Exits?
         let userspace: Exits?
         let guestCycles: UInt64?
+        let resets: UInt64?
         let byVCPU: [VCPU]
 
         enum CodingKeys: String, CodingKey {
@@ -102,6 +103,7 @@ public struct LiveDocument: Encodable, Sendable {
             case nested = "nested_vm_exits"
             case userspace = "userspace_exits"
             case guestCycles = "guest_cycles"
+            case resets = "guest_resets"
             case byVCPU = "by_vcpu"
         }
 
@@ -115,6 +117,7 @@ public struct LiveDocument: Encodable, Sendable {
             nested = machine.nested.flatMap { $0.total > 0 ? Exits($0, isHardware: true) : nil }
             userspace = machine.userspace.map { Exits($0, isHardware: false) }
             guestCycles = machine.guestCycles
+            resets = machine.resets
             byVCPU = machine.vcpus.map { vcpu in
                 VCPU(
                     vcpu: vcpu.vcpu, thread: vcpu.thread,

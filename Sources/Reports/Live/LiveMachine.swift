@@ -43,11 +43,14 @@ public struct LiveMachine: Sendable {
     public var userspace: ExitCounts?
     /// TSC cycles.
     public var guestCycles: UInt64?
+    /// The guest's, by its VMM; nil where nothing tells them.
+    public var resets: UInt64?
 
     public init(
         name: String, program: String, process: Int32, machine: UInt64 = 0, pod: String? = nil,
         vcpus: [VCPU] = [], hasEnded: Bool = false, vcpuCount: Int? = nil,
-        hardware: ExitCounts? = nil, nested: ExitCounts? = nil, userspace: ExitCounts? = nil, guestCycles: UInt64? = nil
+        hardware: ExitCounts? = nil, nested: ExitCounts? = nil, userspace: ExitCounts? = nil,
+        guestCycles: UInt64? = nil, resets: UInt64? = nil
     ) {
         self.name = name
         self.program = program
@@ -61,6 +64,7 @@ public struct LiveMachine: Sendable {
         self.nested = nested
         self.userspace = userspace
         self.guestCycles = guestCycles
+        self.resets = resets
     }
 
     /// VM exits of the VM and of its guests' guests; nil where nothing tells them.

@@ -70,6 +70,7 @@ public struct TopModel: Sendable {
         span.nested = machine.nested.since(before?.nested)
         span.userspace = machine.userspace.since(before?.userspace)
         span.guestCycles = machine.guestCycles.map { $0 &- min($0, before?.guestCycles ?? 0) }
+        span.resets = machine.resets.map { $0 &- min($0, before?.resets ?? 0) }
         let threads = Dictionary((before?.vcpus ?? []).map { ($0.thread, $0) }, uniquingKeysWith: { first, _ in first })
         span.vcpus = machine.vcpus.map { vcpu in
             var part = vcpu

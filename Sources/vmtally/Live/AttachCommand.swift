@@ -223,7 +223,7 @@ struct AttachSession {
     private let chosen: Int32?
     /// Every VM that has had an exit, those that have ended as they were at last.
     private var seen: [(machine: LiveMachine, isOver: Bool)] = []
-    private var before: (hardware: ExitCounts?, userspace: ExitCounts?) = (nil, nil)
+    private var before: (hardware: ExitCounts?, userspace: ExitCounts?, resets: UInt64) = (nil, nil, 0)
     private var spanStart: UInt64 = 0
     private var runs: [BootRun] = []
 
@@ -259,7 +259,9 @@ struct AttachSession {
         let hardware = Self.sum(machines.flatMap { [$0.hardware, $0.nested] })
         let userspace = Self.sum(machines.map(\.userspace))
         let span = (hardware: hardware.since(before.hardware), userspace: userspace.since(before.userspace))
-        before = (hardware, userspace)
+        let resets = machines.reduce(0) { $0 &+ ($1.resets ?? 0) }
+        let mark = resets > before.resets ? ", guest reset" : ""
+        before = (hardware, userspace, resets)
         defer { spanStart = time }
         let total = (span.hardware?.total ?? 0) + (span.userspace?.total ?? 0)
         guard !isLast || total > 0 else { return nil }
@@ -274,7 +276,7 @@ struct AttachSession {
         }
         let seconds = fixed(Double(time) / 1e9, 3)
         return "\(right(seconds, 11)) \(right(span.hardware.map { "\($0.total)" } ?? "-", 13)) "
-            + "\(right(span.userspace.map { "\($0.total)" } ?? "-", 16))  \((reasons ?? []).joined(separator: ", "))"
+            + "\(right(span.userspace.map { "\($0.total)" } ?? "-", 16))  \((reasons ?? []).joined(separator: ", "))\(mark)"
     }
 
     private static func sum(_ counts: [ExitCounts?]) -> ExitCounts? {
