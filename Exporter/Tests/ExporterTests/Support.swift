@@ -230,17 +230,23 @@ final class Background {
 
     var text: String { (try? String(contentsOf: output, encoding: .utf8)) ?? "" }
 
-    /// A VM that makes exits until it is killed.
-    static func storm(_ folder: URL) throws -> Background {
+    /// A guest that makes so many exits.
+    static func guest(_ folder: URL, cpuids: Int, outs: Int) throws -> String {
         let guest = folder.appending(path: "storm").path
         let build = try Tools.run(
             "/usr/bin/gcc",
             [
-                "-nostdlib", "-static", "-no-pie", "-DCPUIDS=1", "-DOUTS=2000000000", "-Wl,-Ttext=0x100000",
+                "-nostdlib", "-static", "-no-pie", "-DCPUIDS=\(cpuids)", "-DOUTS=\(outs)", "-Wl,-Ttext=0x100000",
                 "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096",
                 root.path + "/Tests/LabTests/Scripts/storm.S", "-o", guest,
             ])
         try #require(build.status == 0, "\(build.output)")
+        return guest
+    }
+
+    /// A VM that makes exits until it is killed.
+    static func storm(_ folder: URL) throws -> Background {
+        let guest = try guest(folder, cpuids: 1, outs: 2_000_000_000)
         return try Background(
             root.path + "/build/vmtally",
             ["run", "--guest", guest, "--live-cpuid", "off", "--quiet", "--timeout", "900", "--no-sandbox"], folder)
