@@ -44,6 +44,16 @@ struct LiveTests {
         #expect(shares.guest > shares.kernel && shares.kernel > shares.halted)
     }
 
+    @Test("what was counted before the first reading is no rate")
+    func first() {
+        var model = TopModel()
+        model.add([Self.machine(0, exits: 400)], at: 7)
+        let lines = TopView(collector: "bpf", interval: 1).lines(model, width: 80, height: 24, lost: nil).map(\.text)
+        #expect(lines.prefix(2) == ["vmtally top  [bpf, 1.0 s]", "a rate takes two readings, 1.0 s apart"])
+        model.add([Self.machine(0, exits: 500)], at: 1_000_000_007)
+        #expect(model.rows.map(\.vmExits) == [100])
+    }
+
     @Test("a VM that has ended is in one span and in none after it")
     func ended() {
         var model = Self.model(2)
@@ -67,6 +77,8 @@ struct LiveTests {
             view.chosen = max(0, count - 1)
             let lines = view.lines(model, width: size.width, height: size.height, lost: "not whole: 1 event")
             #expect(lines.count <= size.height)
+            // A terminal has 80 columns: nothing is cut there.
+            if size.width == 80 { #expect(lines.allSatisfy { $0.text.count <= 80 }, "\(lines.map(\.text))") }
             if page == .machines, count > 0, size.height > 4 {
                 #expect(lines.filter(\.isChosen).map { $0.text.hasPrefix("vm-0 ") } == [true])
             }
@@ -81,7 +93,7 @@ struct LiveTests {
         model.add(names.enumerated().map { Self.machine($0.offset, exits: 40, name: $0.element) }, at: 1_000_000_000)
         let lines = TopView(collector: "bpf", interval: 1).lines(model, width: 80, height: 24, lost: nil)
         // A wide character takes two columns: the line has as many characters less.
-        #expect(lines.dropFirst(2).prefix(3).map { $0.text.hasSuffix("EXIT_REASON_CPUID") }.allSatisfy { $0 })
+        #expect(lines.dropFirst(2).prefix(3).map { $0.text.hasSuffix(" CPUID") }.allSatisfy { $0 })
         #expect(Set(lines.dropFirst(2).prefix(2).map(\.text.count)).count == 1)
     }
 

@@ -17,24 +17,31 @@ public struct TopModel: Sendable {
         public var userspaceExits: Double?
 
         /// The most frequent reason of the span.
-        public var topReason: String {
-            let counts = machine.hardware.flatMap { $0.reasons.isEmpty ? nil : $0 } ?? machine.userspace
-            return counts.flatMap { counts in
-                counts.reasons.max { $0.count < $1.count }.map { counts.name(of: $0) }
-            } ?? ""
+        ///
+        /// - Parameter short: without the letters that all names of its vocabulary begin with.
+        public func topReason(short: Bool) -> String {
+            let all = machine.hardware.flatMap { $0.reasons.isEmpty ? nil : $0 } ?? machine.userspace
+            guard let counts = all, let reason = counts.reasons.max(by: { $0.count < $1.count }) else { return "" }
+            let name = counts.name(of: reason)
+            let prefix = counts.vocabulary.map { ReasonVocabulary.vocabulary($0).prefix.description } ?? ""
+            return short && name.hasPrefix(prefix) ? String(name.dropFirst(prefix.count)) : name
         }
     }
 
     private struct Key: Hashable {
         let process: Int32
         let machine: UInt64
+
+        init(_ machine: LiveMachine) {
+            (process, self.machine) = (machine.process, machine.machine)
+        }
     }
 
     private static let historyLength = 120
     private var last: [Key: LiveMachine] = [:]
     private var histories: [Key: [Double]] = [:]
     private var lastTime: UInt64?
-    /// The VMs that had an exit since they were first seen and have not ended, by process.
+    /// The VMs that had an exit since they were first seen and have not ended, by process; none before the second reading.
     public private(set) var rows: [Row] = []
     /// Of the last span, ns.
     public private(set) var nanoseconds: UInt64 = 0
@@ -45,12 +52,18 @@ public struct TopModel: Sendable {
     ///   - machines: exits since the start.
     ///   - time: of the reading, ns.
     public mutating func add(_ machines: [LiveMachine], at time: UInt64) {
-        nanoseconds = time &- (lastTime ?? time)
-        lastTime = time
+        defer { lastTime = time }
+        guard let lastTime else {
+            // Nothing is a rate yet.
+            last = Dictionary(
+                machines.filter { !$0.hasEnded }.map { (Key($0), $0) }, uniquingKeysWith: { first, _ in first })
+            return
+        }
+        nanoseconds = time &- lastTime
         let seconds = max(Double(nanoseconds) / 1e9, 1e-9)
         var now: [Key: LiveMachine] = [:]
         rows = machines.map { machine in
-            let key = Key(process: machine.process, machine: machine.machine)
+            let key = Key(machine)
             let row = Self.row(machine, since: last[key], seconds: seconds, histories[key] ?? [])
             if !machine.hasEnded {
                 now[key] = machine

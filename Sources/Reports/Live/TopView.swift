@@ -76,6 +76,8 @@ public struct TopView: Sendable {
         let body = max(0, height - lines.count - 1)
         switch page {
         case .help: lines += Self.help.prefix(body).map { Line($0) }
+        case .machines where model.nanoseconds == 0:
+            lines.append(Line("a rate takes two readings, \(fixed(interval, 1)) s apart"))
         case .machines: lines += machines(rows, width: width, height: body)
         case .reasons: lines += detail(rows, height: body) { reasons($0, width: width) }
         case .vcpus: lines += detail(rows, height: body) { vcpus($0) }
@@ -92,21 +94,23 @@ public struct TopView: Sendable {
     }
 
     private func title(_ model: TopModel) -> String {
+        let source = "  [\(collector), \(fixed(interval, 1)) s\(isPaused ? ", paused" : "")]"
+        guard model.nanoseconds > 0 else { return "vmtally top" + source }
         let hardware = model.rows.compactMap(\.vmExits)
         let userspace = model.rows.compactMap(\.userspaceExits).reduce(0, +)
-        let exits = hardware.isEmpty ? "" : " \(whole(hardware.reduce(0, +))) VM exits/s,"
+        let exits = hardware.isEmpty ? "" : " \(whole(hardware.reduce(0, +))) VM and"
         return "vmtally top: \(model.rows.count) VMs,\(exits) \(whole(userspace)) userspace exits/s"
-            + "  [\(collector), \(fixed(interval, 1)) s\(isPaused ? ", paused" : "")]"
+            + source
     }
 
     private func machines(_ rows: [TopModel.Row], width: Int, height: Int) -> [Line] {
         guard !rows.isEmpty else { return [Line(filter.isEmpty ? "no VM has had an exit" : "no VM has this name")] }
         // Narrow screens lose columns from the right; what ends with them is history first.
-        let nameWidth = width >= 80 ? 20 : 14
+        let nameWidth = width >= 100 ? 20 : 14
         let isTimed = rows.contains { $0.shares != nil } && width >= 80
         func line(_ name: String, _ cells: [String], _ shares: [String], _ reason: String) -> String {
-            padRight(name, nameWidth) + padLeft(cells[0], 8) + padLeft(cells[1], 5) + padLeft(cells[2], 11)
-                + padLeft(cells[3], 9) + (isTimed ? shares.map { padLeft($0, 5) }.joined() : "") + "  " + reason
+            padRight(name, nameWidth) + padLeft(cells[0], 8) + padLeft(cells[1], 5) + padLeft(cells[2], 9)
+                + padLeft(cells[3], 8) + (isTimed ? shares.map { padLeft($0, 5) }.joined() : "") + "  " + reason
         }
         var lines = [
             Line(
@@ -124,7 +128,7 @@ public struct TopView: Sendable {
                         [
                             "\(row.machine.process)", "\(row.machine.vcpuCount)", row.vmExits.map(whole) ?? "-",
                             row.userspaceExits.map(whole) ?? "-",
-                        ], shares ?? ["-", "-", "-", "-"], row.topReason),
+                        ], shares ?? ["-", "-", "-", "-"], row.topReason(short: width < 100)),
                     isChosen: index == chosen))
         }
         return lines
@@ -161,7 +165,7 @@ public struct TopView: Sendable {
             guard let counts, counts.total > 0 else { return [] }
             let isWide = width >= 80
             func line(_ name: String, _ cells: [String]) -> String {
-                padRight(name, isWide ? 34 : 30) + padLeft(cells[0], 10) + padLeft(cells[1], 7)
+                padRight(name, isWide ? 33 : 30) + padLeft(cells[0], 10) + padLeft(cells[1], 7)
                     + cells.dropFirst(2).prefix(isWide ? 3 : 1).map { padLeft($0, 10) }.joined()
             }
             let rows = counts.reasons.sorted { $0.count > $1.count }.map { reason in

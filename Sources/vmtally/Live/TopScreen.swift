@@ -12,6 +12,11 @@ final class TopScreen {
     /// - Throws: when standard output is no terminal that ncurses knows.
     init() throws {
         setlocale(LC_ALL, "")
+        // Whoever started us may have held it back: no change of size would be seen.
+        var resizes = sigset_t()
+        sigemptyset(&resizes)
+        sigaddset(&resizes, SIGWINCH)
+        pthread_sigmask(SIG_UNBLOCK, &resizes, nil)
         guard isatty(STDIN_FILENO) != 0, isatty(STDOUT_FILENO) != 0 else {
             throw Failure("standard input and output are not a terminal: give --batch")
         }
@@ -49,7 +54,8 @@ final class TopScreen {
         delscreen(screen)
     }
 
-    var size: (width: Int, height: Int) { (Int(getmaxx(window)), Int(getmaxy(window))) }
+    /// ncurses counts in 16 bits: a terminal that says it is larger has less than nothing there.
+    var size: (width: Int, height: Int) { (max(0, Int(getmaxx(window))), max(0, Int(getmaxy(window)))) }
 
     func show(_ lines: [TopView.Line]) {
         werase(window)
