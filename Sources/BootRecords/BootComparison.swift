@@ -94,7 +94,9 @@ public struct BootComparison: Sendable {
                 before: before, after: after,
                 rows: Self.rows(before, after, level: level, seed: seed, sameBackend: backends.count == 1, effort),
                 remarks: Self.remarks(baseline, before, candidate, after),
-                unjudged: Self.unjudged(before, after, level: level, backends: backends))
+                unjudged: Self.unjudged(
+                    before, after, level: level, backends: backends,
+                    protocols: Set([baseline.protocolName, candidate.protocolName])))
         }
         self.unmatched = unmatched
     }
@@ -221,11 +223,15 @@ public struct BootComparison: Sendable {
     }
 
     private static func unjudged(
-        _ before: BootConfiguration, _ after: BootConfiguration, level: Double, backends: Set<String>
+        _ before: BootConfiguration, _ after: BootConfiguration, level: Double, backends: Set<String>,
+        protocols: Set<String>
     ) -> [String] {
         var reasons: [String] = []
         if backends.count > 1 {
             reasons.append("hosts of different backends (\(backends.sorted().joined(separator: ", ")))")
+        }
+        if protocols.count > 1 {
+            reasons.append("recorded by different rules (\(protocols.sorted().joined(separator: ", ")))")
         }
         let counts = (before.runs.count, after.runs.count)
         // Groups of one size can change places: then two divisions separate as completely.

@@ -20,6 +20,9 @@ extension BootRecording {
         guard RecordingLimits.time.contains(recorded) else { return ".recorded is not a time" }
         guard configurations.count <= RecordingLimits.configurations else { return "too many configurations" }
         guard configurations.reduce(0, { $0 + $1.runs.count }) <= RecordingLimits.runs else { return "too many runs" }
+        guard Set(configurations.map(\.name)).count == configurations.count else {
+            return "two configurations of one name"
+        }
         for (index, configuration) in configurations.enumerated() {
             if let problem = configuration.problem() { return "configurations[\(index)]\(problem)" }
         }

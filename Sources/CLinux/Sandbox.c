@@ -244,7 +244,7 @@ static pid_t child;
 static void pass_on(int signal, siginfo_t *info, void *context)
 {
 	(void)context;
-	if (info->si_code <= 0)
+	if (info->si_code <= 0 || (signal != SIGINT && signal != SIGQUIT && signal != SIGHUP))
 		kill(child, signal);
 }
 
@@ -259,7 +259,7 @@ static _Noreturn void wait_for_child(void)
 	_exit(WEXITSTATUS(status));
 }
 
-int vmtally_enter_namespaces(const char **step)
+int vmtally_enter_namespaces(const int *signals, size_t count, const char **step)
 {
 	uid_t uid = getuid();
 	gid_t gid = getgid();
@@ -293,10 +293,8 @@ int vmtally_enter_namespaces(const char **step)
 	if (child) {
 		struct sigaction action = { .sa_sigaction = pass_on, .sa_flags = SA_SIGINFO };
 
-		sigaction(SIGINT, &action, NULL);
-		sigaction(SIGQUIT, &action, NULL);
-		sigaction(SIGTERM, &action, NULL);
-		sigaction(SIGHUP, &action, NULL);
+		for (size_t i = 0; i < count; i++)
+			sigaction(signals[i], &action, NULL);
 		wait_for_child();
 	}
 	*step = "prctl";

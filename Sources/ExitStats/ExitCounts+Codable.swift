@@ -24,8 +24,15 @@ extension ExitCounts: Codable {
             self.init(source: source, total: total)
             return
         }
+        guard byName.values.reduce(into: UInt64(0), { $0 &+= $1 }) == total else {
+            throw Contradiction()
+        }
         let key = try container.decodeIfPresent(String.self, forKey: .vocabulary)
         self.init(source: source, byName: byName, key.flatMap(TallyFeatures.Vocabulary.init(key:)))
+    }
+
+    private struct Contradiction: Error, CustomStringConvertible {
+        var description: String { "total is not the sum of by_reason" }
     }
 
     /// By the kernel's names, which tell their vocabulary. What has no code in it counts as `other`.

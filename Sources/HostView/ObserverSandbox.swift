@@ -32,12 +32,13 @@ extension SystemCallFilter {
         filter.allow(SYS_open, .lacks(argument: 1, writing))
         filter.allow(SYS_fstat, SYS_stat, SYS_lstat, SYS_newfstatat, SYS_statx, SYS_access, SYS_faccessat)
         filter.allow(SYS_faccessat2, SYS_readlink, SYS_readlinkat, SYS_getdents64, SYS_lseek, SYS_getcwd)
-        // /dev/vmtally gives out descriptors of VMs' counters; a terminal has a size, and gets its settings back.
-        filter.allow(SYS_ioctl, .oneOf(argument: 1, [UInt32(ExitModule.openVM)] + terminal))
+        // /dev/vmtally gives out descriptors of VMs' counters; a terminal has a size, and gets its settings back; perf's
+        // event of a tracepoint is turned off as its program is let go of.
+        filter.allow(SYS_ioctl, .oneOf(argument: 1, [UInt32(ExitModule.openVM), disableEvent] + terminal))
         filter.allow(SYS_fcntl, SYS_ftruncate, SYS_fsync)
         // A file that is whole gets its name: nothing is replaced by that.
         filter.allow(SYS_linkat, .oneOf(argument: 4, [UInt32(AT_SYMLINK_FOLLOW)]))
-        filter.allow(SYS_rt_sigtimedwait, SYS_rt_sigaction, SYS_ppoll, SYS_pselect6)
+        filter.allow(SYS_rt_sigtimedwait, SYS_rt_sigpending, SYS_rt_sigaction, SYS_ppoll, SYS_pselect6)
         // Whether a process is there; and a terminal's Ctrl-Z, which goes to the whole job.
         filter.allow(SYS_kill, .oneOf(argument: 1, [0, UInt32(SIGTSTP)]))
         filter.allow(SYS_wait4, SYS_waitid)
@@ -54,5 +55,9 @@ extension SystemCallFilter {
         ].map(\.rawValue)
     }
 
-    private static let terminal = [TIOCGWINSZ, TCGETS, TCSETS, TCSETSW, TCSETSF, FIONREAD].map { UInt32($0) }
+    /// What curses asks of one; the last two as it is stopped.
+    private static let terminal = [TIOCGWINSZ, TCGETS, TCSETS, TCSETSW, TCSETSF, FIONREAD, TCSBRK, TCFLSH]
+        .map { UInt32($0) }
+    /// PERF_EVENT_IOC_DISABLE, _IO('$', 1).
+    private static let disableEvent: UInt32 = 0x2401
 }

@@ -175,7 +175,8 @@ struct BootCommand: ParsableCommand {
             kernel: "", initrd: initrd, console: console, cpus: cpus, memoryMiB: memory, words: append ?? "",
             vmm: vmm, markerText: markerText, printsLog: log, timeout: timeout)
         base.prefaults = prefault
-        let ownKernel = try kernel ?? (matrix.contains { $0.hasPrefix("kernel=") } ? "" : ready.kernel)
+        let isInMatrix = matrix.contains { $0.hasPrefix("kernel=") }
+        let ownKernel = try kernel ?? (isInMatrix ? "" : ready.kernel(else: "--kernel"))
         base.kernel = ownKernel
         if initrd == nil, kernel == nil {
             base.initrd = ready.initrd
@@ -198,7 +199,8 @@ struct BootCommand: ParsableCommand {
             }
         }
         guard Set(setups.map(\.name)).count == setups.count else {
-            throw ValidationError("--matrix: two of its combinations are the same.")
+            throw ValidationError(
+                "--matrix: two of its combinations have one name; a kernel's is its file's, without folders.")
         }
         guard setups.allSatisfy({ $0.cpus > 0 && $0.cpus <= 4096 && $0.memoryMiB > 0 }) else {
             throw ValidationError("--cpus and --memory take numbers from 1 on.")

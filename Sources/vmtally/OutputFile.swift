@@ -78,7 +78,10 @@ struct OutputFile: ~Copyable {
         }
         guard !exists || access(path, W_OK) == 0 else { throw Failure(reason(path)) }
         if confinement != .none {
-            if confinement == .observer, !exists, case let made = nameless(beside: path, mode: 0o644), made >= 0 {
+            // To be given its name without capabilities.
+            if confinement == .observer, !exists, !isLink(path), isOurs(folderOf: path),
+                case let made = nameless(beside: path, mode: 0o644), made >= 0
+            {
                 return Opened(FileDescriptor(owning: made), .beside(name: nil), target: path)
             }
             let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
@@ -154,8 +157,26 @@ struct OutputFile: ~Copyable {
     /// The nameless file gets a name that nothing has yet.
     private func link(as name: String) throws {
         guard linkat(AT_FDCWD, "/proc/self/fd/\(descriptor)", AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0 else {
-            throw Failure(reason(path))
+            let error = errno
+            let other = Self.name(beside: target)
+            // Not to be replaced from inside a sandbox: what has been counted is there all the same.
+            guard error == EEXIST, confinement == .observer, name != other else { throw Failure(reason(path)) }
+            try link(as: other)
+            throw Failure("\(path): another file has come there meanwhile; this one is \(other)")
         }
+    }
+
+    private static func isLink(_ path: String) -> Bool {
+        var status = stat()
+        return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFLNK
+    }
+
+    /// Whether files can be made in the folder by its mode alone.
+    private static func isOurs(folderOf path: String) -> Bool {
+        var status = stat()
+        guard stat(folder(of: path), &status) == 0 else { return false }
+        if status.st_uid == geteuid() { return status.st_mode & S_IWUSR != 0 }
+        return status.st_mode & (status.st_gid == getegid() ? S_IWGRP : S_IWOTH) != 0
     }
 
     /// Puts the old content back when the new one does not fit.
@@ -200,10 +221,13 @@ struct OutputFile: ~Copyable {
 
     /// -1 where the file system has no such files, or where one could not be given a name: that goes by way of /proc.
     private static func nameless(beside target: String, mode: mode_t) -> Int32 {
-        let folder = target.lastIndex(of: "/").map { $0 == target.startIndex ? "/" : String(target[..<$0]) } ?? "."
         let temporaryFile: Int32 = 0o20_000_000 | O_DIRECTORY
         guard access("/proc/self/fd", X_OK) == 0 else { return -1 }
-        return Glibc.open(folder, temporaryFile | O_WRONLY | O_CLOEXEC, mode)
+        return Glibc.open(folder(of: target), temporaryFile | O_WRONLY | O_CLOEXEC, mode)
+    }
+
+    fileprivate static func folder(of path: String) -> String {
+        path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
     }
 
     private static func name(beside target: String) -> String {
@@ -239,11 +263,17 @@ struct NamedFiles {
     }
 
     mutating func output(_ option: String, _ path: String?) {
-        if let path, path != "-" { outputs.append((option, path)) }
+        if let path { outputs.append((option, path)) }
     }
 
     /// - Throws: ``Failure`` when a file is to be written that is also read, or written twice.
     func check() throws {
+        let streams = outputs.filter { $0.path == "-" }
+        if streams.count > 1 {
+            let (one, other) = (streams[0].option, streams[1].option)
+            throw Failure("\(one) and \(other) cannot both have standard output: give one of them a file")
+        }
+        let outputs = outputs.filter { $0.path != "-" }
         for (index, output) in outputs.enumerated() {
             for other in inputs + outputs[..<index] where Self.areSame(output.path, other.path) {
                 throw Failure("\(output.option) and \(other.option) are the same file, \(output.path): give another")
@@ -254,7 +284,17 @@ struct NamedFiles {
     /// Devices and FIFOs may well be given twice.
     private static func areSame(_ left: String, _ right: String) -> Bool {
         var (first, second) = (stat(), stat())
-        guard stat(left, &first) == 0, stat(right, &second) == 0 else { return left == right }
-        return first.st_mode & S_IFMT == S_IFREG && first.st_dev == second.st_dev && first.st_ino == second.st_ino
+        switch (stat(left, &first), stat(right, &second)) {
+        case (0, 0):
+            return first.st_mode & S_IFMT == S_IFREG && first.st_dev == second.st_dev && first.st_ino == second.st_ino
+        case (0, _), (_, 0): return false
+        default:
+            // Neither is there yet: the same name in the same folder.
+            let name = { (path: String) in path.split(separator: "/").last }
+            guard name(left) == name(right) else { return false }
+            guard stat(OutputFile.folder(of: left), &first) == 0, stat(OutputFile.folder(of: right), &second) == 0
+            else { return left == right }
+            return first.st_dev == second.st_dev && first.st_ino == second.st_ino
+        }
     }
 }

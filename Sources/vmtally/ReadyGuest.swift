@@ -8,15 +8,13 @@ struct ReadyGuest {
 
     var initrd: String { folder + "/initrd" }
 
+    /// - Parameter options: that name another guest.
     /// - Throws: `ValidationError` when it has not been made.
-    var kernel: String {
-        get throws {
-            let path = folder + "/vmlinuz"
-            guard access(path, R_OK) == 0 else {
-                throw ValidationError(
-                    "no guest to run: give --guest, --kernel or --multiboot, or \(Installation.guestRemedy)")
-            }
-            return path
+    func kernel(else options: String) throws -> String {
+        let path = folder + "/vmlinuz"
+        guard access(path, R_OK) == 0 else {
+            throw ValidationError("no guest to run: give \(options), or \(Installation.guestRemedy)")
         }
+        return path
     }
 }

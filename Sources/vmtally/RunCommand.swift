@@ -178,9 +178,6 @@ struct RunCommand: ParsableCommand {
         guard [guest, kernel, multiboot].filter({ $0 != nil }).count <= 1 else {
             throw ValidationError("Give one of --guest, --kernel and --multiboot.")
         }
-        if guest == nil, kernel == nil, multiboot == nil {
-            _ = try ReadyGuest().kernel
-        }
         guard guest == nil && multiboot == nil || initrd == nil else {
             throw ValidationError("--initrd goes with a Linux kernel.")
         }
@@ -226,8 +223,19 @@ struct RunCommand: ParsableCommand {
         try DocumentOptions.refuseOneForBoth(json: statsJson, csv: csv)
     }
 
+    private static let guestOptions = "--guest, --kernel or --multiboot"
+
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
+        // Not among what is validated: a word too many is to be told first.
+        if guest == nil, kernel == nil, multiboot == nil {
+            do {
+                _ = try ReadyGuest().kernel(else: Self.guestOptions)
+            } catch {
+                StandardError.print(Self.fullMessage(for: error))
+                throw ExitCode.validationFailure
+            }
+        }
         try checkFiles()
         var configuration = MachineConfiguration()
         configuration.sandbox = try sandbox.configuration()
@@ -299,7 +307,9 @@ struct RunCommand: ParsableCommand {
             let document = RunDocument(report, host: host, version: VMTally.version, places: places)
             try stats?.replaceContents(with: document.json() + "\n")
         }
-        throw ExitCode(result.end.exitStatus)
+        // What the guest printed and nobody took is no success.
+        let status = result.end.exitStatus
+        throw ExitCode(status == EXIT_SUCCESS && machine.output.loss != nil ? EXIT_FAILURE : status)
     }
 
     /// Runs the guest, and with `--on-reset restart` again after each reset.
@@ -415,7 +425,7 @@ struct RunCommand: ParsableCommand {
         }
         let ready = ReadyGuest()
         let initrd = kernel == nil ? self.initrd ?? ready.initrd : self.initrd
-        let kernel = try FileImage(path: try self.kernel ?? ready.kernel)
+        let kernel = try FileImage(path: try self.kernel ?? ready.kernel(else: Self.guestOptions))
         let device = ["serial": " console=ttyS0", "virtio": " console=hvc0"][(console ?? .serial).rawValue] ?? ""
         let append = append ?? "quiet\(device) panic=-1"
         guard let initrd else {

@@ -31,6 +31,19 @@ struct BootRecordingTests {
         #expect(error?.description.contains(message) == true, "\(error?.description ?? "")")
     }
 
+    /// What contradicts itself could pass a gate.
+    @Test func contradictions() throws {
+        let configuration = Samples.configuration(runs: Samples.boots(1, seed: 1))
+        let twice = try Samples.recording("A", [configuration, configuration]).json()
+        var error = #expect(throws: BootRecordingError.self) { try BootRecording(json: Array(twice.utf8)) }
+        #expect(error?.description == "damaged recording: two configurations of one name")
+        let json = try Samples.recording("A", [configuration]).json()
+        let total = try #require(json.firstMatch(of: /"total":\d+/))
+        let changed = json.replacing(total.output, with: "\"total\":7")
+        error = #expect(throws: BootRecordingError.self) { try BootRecording(json: Array(changed.utf8)) }
+        #expect(error?.description == "damaged recording: total is not the sum of by_reason")
+    }
+
     @Test func wrongKind() throws {
         let json = try Samples.recording("A", [Samples.configuration(runs: Samples.boots(1, seed: 1))]).json()
         let changed = json.split(separator: "\"cpus\":1").joined(separator: "\"cpus\":\"x\"")

@@ -159,6 +159,67 @@ struct AttachTests {
         #expect(compare.status == 0 && compare.output.contains("KVM_EXIT_IO"), "\(compare.output)")
     }
 
+    private func observed(_ script: String) throws -> (status: Int32, output: String) {
+        let folder = try TemporaryFolder()
+        let storm = try folder.storm(cpuids: 1, outs: 2_000_000_000)
+        let prologue = """
+            cd \(folder.path); V=\(Lab.path("build/vmtally"))
+            $V run --guest \(storm) --live-cpuid off --quiet --timeout 100 </dev/null >/dev/null 2>&1 & P=$!
+            trap 'kill $P' EXIT
+            until [ -e /proc/$P/task ] && ls -l /proc/$P/fd | grep -q kvm-vcpu; do sleep 0.1; done
+
+            """
+        return try Lab.run("/bin/bash", ["-c", prologue + script])
+    }
+
+    @Test(
+        "whoever reads has stopped: it ends, in its time or by a signal",
+        .enabled(if: noTracing == nil, "\(noTracing ?? "")"),
+        arguments: [
+            "timeout -s KILL 100 $V attach all --duration 1 -i 0.001 >fifo",
+            "$V attach all -i 0.001 >fifo & A=$!; sleep 2; kill -TERM $A; wait $A",
+            "$V top --batch -i 0.01 --json=- >fifo & A=$!; sleep 2; kill -TERM $A; wait $A",
+            "$V top --batch -i 0.01 --csv=fifo & A=$!; sleep 2; kill -TERM $A; wait $A",
+        ])
+    func stoppedReader(command: String) throws {
+        let outcome = try observed(
+            "mkfifo fifo; exec 3<>fifo; timeout -s KILL 1 dd if=/dev/zero bs=4096 >fifo 2>/dev/null; \(command); echo status $?"
+        )
+        #expect(outcome.output.contains("its reader takes nothing"), "\(outcome.output)")
+        #expect(outcome.output.contains("status 1\n"), "\(outcome.output)")
+    }
+
+    @Test(
+        "reports that cannot be what they are to be", .enabled(if: noTracing == nil, "\(noTracing ?? "")"),
+        arguments: [
+            // In a folder of somebody else's, and through a link to what is not there yet.
+            ("mkdir other; chown 1000 other; $V attach -p $P --duration 0.2 --quiet --json other/new", "0 .*other/new"),
+            ("ln -s new link; $V attach -p $P --duration 0.2 --quiet --json link", "0 .*new"),
+            ("mkfifo fifo; $V top --batch -n 1 --json=fifo", "1 .*nobody reads this FIFO"),
+            ("$V attach -p $P --duration 0.2 --json new --output ./new", "1 .*the same file"),
+            ("$V attach -p $P --duration 0.2 --json - --csv -", "1 .*cannot both have standard output"),
+            (
+                "$V attach -p $P --duration 2 --quiet --json new & A=$!; sleep 1; echo old >new; wait $A",
+                "1 .*another file has come there"
+            ),
+        ] as [(String, String)])
+    func reports(command: String, ending: String) throws {
+        let outcome = try observed("{ \(command); } 2>said; echo $? $(cat said; ls -d other/* new* 2>/dev/null)")
+        #expect(try outcome.output.contains(Regex("^" + ending)), "\(outcome.output)")
+    }
+
+    @Test(
+        "guest code is counted in the sandbox, to the end", .enabled(if: noTracing == nil, "\(noTracing ?? "")"))
+    func byRIP() throws {
+        let outcome = try observed(
+            """
+            unshare -m sh -c "[ -e /sys/kernel/tracing/events ] || mount -t tracefs none /sys/kernel/tracing
+                $V attach -p $P --by rip --duration 0.5"; echo status $?
+            """)
+        #expect(outcome.output.contains("VM exits by guest code"), "\(outcome.output)")
+        #expect(outcome.output.contains("status 0\n"), "\(outcome.output)")
+    }
+
     /// What a started `vmtally attach` has done so far.
     private static func startAttach(_ arguments: [String], ready: (Process) throws -> Bool) throws -> Process {
         let process = Process()

@@ -84,6 +84,20 @@ struct EndTests {
         #expect(reason() == "interrupted \(128 + signal)")
     }
 
+    private static let hasNamespaces = (try? CommandLineTool.run("unshare -Ur true", seconds: 60))?.status == 0
+
+    @Test(
+        "a jail's waiter passes on what ends it", .enabled(if: hasNamespaces, "no user namespaces here"),
+        arguments: [SIGUSR1, SIGALRM, SIGXCPU, SIGHUP])
+    func jailed(signal: Int32) throws {
+        let guest = try folder.file("guest", Self.spinner.elf)
+        let outcome = try CommandLineTool.run(
+            "mkdir $FOLDER/jail; exec $VMTALLY run --guest $GUEST --jail $FOLDER/jail --stats-json $FOLDER/json",
+            ["GUEST": guest, "FOLDER": folder.path], signal: signal)
+        #expect(outcome.status == 128 + signal)
+        #expect(reason() == "interrupted \(128 + signal)")
+    }
+
     @Test("nohup is obeyed") func ignoredHangUp() throws {
         let guest = try folder.file("guest", Self.spinner.elf)
         let outcome = try CommandLineTool.run(
@@ -125,6 +139,16 @@ struct EndTests {
     }
 
     // MARK: output that nobody takes
+
+    @Test("what the guest printed and nobody took is no success", arguments: [">/dev/full", "--serial file=/dev/full"])
+    func lostSerialOutput(redirection: String) throws {
+        // mov $0x3F8, %dx; mov $'f', %al; out %al, %dx; hlt
+        let guest = try folder.file("guest", TinyGuest([0x66, 0xBA, 0xF8, 0x03, 0xB0, 0x66, 0xEE, 0xF4]).elf)
+        let outcome = try CommandLineTool.run(
+            "exec $VMTALLY run --guest $GUEST --live-cpuid off --quiet \(redirection)", ["GUEST": guest])
+        #expect(outcome.status == 1)
+        #expect(outcome.error.contains("1 bytes of the guest's serial output are lost"), "\(outcome.error)")
+    }
 
     @Test("a full standard error holds up neither the run nor its end") func standardErrorThatNobodyReads() throws {
         let guest = try folder.file("guest", Self.spinner.elf)
@@ -174,6 +198,11 @@ struct EndTests {
         Refusal("the guest as output", "--guest $GUEST --serial file=$GUEST", "the same file"),
         Refusal("the guest's other name as output", "--guest $GUEST --stats-json $FOLDER/link", "the same file"),
         Refusal("two outputs in one", "--guest $GUEST --serial file=$FOLDER/o --stats-json $FOLDER/o", "the same file"),
+        Refusal(
+            "two new outputs in one", "--guest $GUEST --serial file=$FOLDER/n --stats-json $FOLDER/./n",
+            "the same file"),
+        Refusal("two outputs to one stream", "--guest $GUEST --csv - --stats-json -", "cannot both", status: 64),
+        Refusal("a word too many", "hello", "Unexpected argument 'hello'", status: 64),
         Refusal("a name that is not UTF-8", "--guest $FOLDER/$(printf '\\377')", "is not UTF-8", status: 64),
     ]
 

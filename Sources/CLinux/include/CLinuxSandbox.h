@@ -6,6 +6,7 @@
 #ifndef CLINUX_SANDBOX_H
 #define CLINUX_SANDBOX_H
 
+#include <stddef.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -53,10 +54,10 @@ void vmtally_use_one_arena(void);
 
 /*
  * Goes on in a child process in new user, PID, mount, IPC and network namespaces, with this user's own number. Only with a
- * single thread. In the parent it does not return: it passes signals on, waits, and exits as the child does. `step` names
+ * single thread. In the parent it does not return: it passes `signals` on, waits, and exits as the child does. `step` names
  * the call that failed.
  */
-int vmtally_enter_namespaces(const char **step);
+int vmtally_enter_namespaces(const int *signals, size_t count, const char **step);
 
 /* Makes a folder the root, read-only, without devices or programs, for all threads of this process. */
 int vmtally_change_root(const char *folder);

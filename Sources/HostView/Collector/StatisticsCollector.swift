@@ -23,21 +23,32 @@ public final class StatisticsCollector: ExitCollector {
         }
         self.root = root
         self.scope = scope
-        before = folders()
+        before = try folders()
     }
 
     /// Exits by folder: PID-DESCRIPTOR, the thread that made the VM and its number for it.
-    private func folders() -> [String: UInt64] {
-        TextFile.list(root).reduce(into: [:]) { exits, folder in
-            guard folder.contains("-"), let text = try? TextFile.read("\(root)/\(folder)/exits", limit: 32),
-                let count = UInt64(text.prefix { $0.isNumber })
-            else { return }
+    ///
+    /// - Throws: when they are there and not to be read: none of them would be no exits.
+    private func folders() throws(CollectorError) -> [String: UInt64] {
+        var exits: [String: UInt64] = [:]
+        for folder in TextFile.list(root) where folder.contains("-") {
+            let path = "\(root)/\(folder)/exits"
+            guard let text = try? TextFile.read(path, limit: 32), let count = UInt64(text.prefix { $0.isNumber }) else {
+                let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+                let error = errno
+                if descriptor >= 0 { close(descriptor) }
+                guard descriptor < 0, error == EPERM else { continue }
+                throw CollectorError(
+                    cause: "\(path): \(String(cString: strerror(error)))",
+                    remedy: "a kernel that is locked down keeps debugfs shut: use BPF")
+            }
             exits[folder] = count
         }
+        return exits
     }
 
     public func read(_ detail: CollectorDetail) throws(CollectorError) -> [VCPUExits] {
-        let now = folders()
+        let now = try folders()
         defer { last = now }
         return now.sorted { $0.key < $1.key }.compactMap { folder, count in
             guard let thread = folder.split(separator: "-").first.flatMap({ Int32($0) }) else { return nil }

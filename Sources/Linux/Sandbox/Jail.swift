@@ -9,7 +9,8 @@ package struct Jail: Sendable {
     /// opened. Only while the process has a single thread.
     package static func enter(folder: String) throws(SystemError) -> Jail {
         var step: UnsafePointer<CChar>?
-        let result = vmtally_enter_namespaces(&step)
+        let signals = EndingSignal.all
+        let result = vmtally_enter_namespaces(signals, signals.count, &step)
         guard result == 0 else { throw SystemError(step.map { String(cString: $0) } ?? "jail", errno: -result) }
         return Jail(folder: folder)
     }

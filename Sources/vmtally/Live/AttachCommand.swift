@@ -107,10 +107,17 @@ struct AttachCommand: ParsableCommand {
 
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
+        var named = NamedFiles()
+        named.input("--symbols", symbols)
+        named.output("--json", json)
+        named.output("--csv", csv)
+        named.output("--output", output)
+        try named.check()
         let confinement = noSandbox ? OutputFile.Confinement.none : .observer
         let document = try OutputFile(optional: json, confinement)
         let values = try OutputFile(optional: csv, confinement)
         let recording = try OutputFile(optional: output, confinement)
+        let lines = try LiveOutput()
         var waiter = Waiter()
         let child = command.isEmpty ? nil : try ChildProgram(command)
         let chosen = try vm.map { try MachineSelection.find($0) }
@@ -135,9 +142,10 @@ struct AttachCommand: ParsableCommand {
         child?.go()
         let start = monotonicNanoseconds()
         let end = duration.map { start + UInt64($0 * 1e9) } ?? .max
+        if let duration { Patience.limit(nanoseconds: UInt64((duration + 1) * 1e9)) }
         let step = interval.map { UInt64($0 * 1e9) } ?? .max
         var next = step == .max ? .max : start + step
-        if interval != nil, !quiet { print(AttachSession.header) }
+        if interval != nil, !quiet { lines.print(AttachSession.header) }
         while true {
             let moment = min(end, next, monotonicNanoseconds() + session.live.collector.discoveryNanoseconds)
             let time = monotonicNanoseconds()
@@ -148,7 +156,7 @@ struct AttachCommand: ParsableCommand {
                 || !fromStart && chosen.map { kill($0.process, 0) != 0 && errno == ESRCH } ?? false
             if monotonicNanoseconds() >= next || isOver {
                 let line = try session.span(at: monotonicNanoseconds() - start, isLast: isOver)
-                if interval != nil, !quiet, let line { print(line) }
+                if interval != nil, !quiet, let line { lines.print(line) }
                 // Spans that a busy machine has slept through are one longer span.
                 while next <= monotonicNanoseconds() { next += step }
             }
@@ -156,12 +164,15 @@ struct AttachCommand: ParsableCommand {
         }
         try finish(
             session, nanoseconds: monotonicNanoseconds() - start, document: document, values: values,
-            recording: recording)
-        if let places { show(places, session, symbols) }
+            recording: recording, lines)
+        if let places { show(places, session, symbols, lines) }
+        try lines.check()
         if let child, let status = child.exitStatus, status != 0 { throw ExitCode(status) }
     }
 
-    private func show(_ places: PlaceCollector, _ session: AttachSession, _ symbols: SymbolTable?) {
+    private func show(
+        _ places: PlaceCollector, _ session: AttachSession, _ symbols: SymbolTable?, _ lines: LiveOutput
+    ) {
         let names = Dictionary(session.machines.map { ($0.process, $0) }, uniquingKeysWith: { first, _ in first })
         let table = PlaceTable(
             places.read().compactMap { place in
@@ -172,7 +183,7 @@ struct AttachCommand: ParsableCommand {
                     code: symbols?.location(of: place.rip)?.symbol ?? "0x" + String(place.rip, radix: 16),
                     reason: counts.name(of: ExitCounts.Reason(code: code, count: 0)), count: place.count)
             })
-        print(
+        lines.print(
             (folded ? table.folded : [""] + table.lines(30, width: Terminal.columns(STDOUT_FILENO))).joined(
                 separator: "\n"))
         if places.withoutRoom > 0 { warn("\(places.withoutRoom) exits at places without room in the map") }
@@ -180,7 +191,7 @@ struct AttachCommand: ParsableCommand {
 
     private func finish(
         _ session: AttachSession, nanoseconds: UInt64, document: consuming OutputFile?,
-        values: consuming OutputFile?, recording: consuming OutputFile?
+        values: consuming OutputFile?, recording: consuming OutputFile?, _ lines: LiveOutput
     ) throws {
         let kHz = UInt32(clamping: TSCScale.host.kHz)
         let host = HostIdentity(tscKHz: kHz)
@@ -190,8 +201,7 @@ struct AttachCommand: ParsableCommand {
             let report = AttachReport(
                 machines, collector: session.live.collector.name, nanoseconds: nanoseconds, lost: losses.description,
                 isSummed: target != nil, tscKHz: kHz, width: Terminal.columns(STDOUT_FILENO))
-            print(report.lines().joined(separator: "\n"))
-            if let caveat = host.caveat { print(caveat) }
+            lines.print((report.lines() + (host.caveat.map { [$0] } ?? [])).joined(separator: "\n"))
         } else if let lost = losses.description {
             warn(lost)
         }
@@ -204,8 +214,8 @@ struct AttachCommand: ParsableCommand {
             try document?.replaceContents(with: text + "\n")
         }
         if csv != nil {
-            let lines = [TopRecords.csvHeader] + TopRecords.csv(machines, seconds: Double(nanoseconds) / 1e9)
-            try values?.replaceContents(with: lines.joined(separator: "\n") + "\n")
+            let records = [TopRecords.csvHeader] + TopRecords.csv(machines, seconds: Double(nanoseconds) / 1e9)
+            try values?.replaceContents(with: records.joined(separator: "\n") + "\n")
         }
         if output != nil {
             guard
@@ -285,7 +295,7 @@ struct AttachSession {
 
     /// nil when there was not one span.
     func recording(label: String, host: HostIdentity, version: String) -> BootRecording? {
-        guard !runs.isEmpty else { return nil }
+        guard !runs.isEmpty, !machines.isEmpty else { return nil }
         let names = machines.map(\.name)
         var configuration = BootConfiguration(
             name: "vm=\(names.count == 1 ? names[0] : "\(names.count) VMs")",

@@ -40,6 +40,13 @@ struct Waiter {
         pthread_sigmask(SIG_BLOCK, &signals, nil)
     }
 
+    /// A signal that ends us is there, for ``wait(nanoseconds:)`` to tell.
+    static var isToEnd: Bool {
+        var pending = sigset_t()
+        sigpending(&pending)
+        return EndingSignal.all.contains { sigismember(&pending, $0) == 1 }
+    }
+
     /// - Returns: the signal that ends us; nil when the time was up first, or a child ended.
     mutating func wait(nanoseconds: UInt64) -> Int32? {
         var time = timespec(

@@ -75,7 +75,7 @@ struct TopCommand: ParsableCommand {
         for refusal in refusals { warn("not by \(refusal)") }
         var waiter = Waiter()
         let screen = batch ? nil : try TopScreen()
-        let records = try Self.open(json ?? csv ?? "-")
+        let output = try LiveOutput(json ?? csv ?? "-")
         try confine(collector, noSandbox)
         var live = LiveMachines(collector)
         live.learn(running)
@@ -85,7 +85,7 @@ struct TopCommand: ParsableCommand {
         if let screen {
             return try draw(screen, &live, &model, &waiter)
         }
-        if csv != nil { try output(TopRecords.csvHeader, records) }
+        if csv != nil { output.print(TopRecords.csvHeader) }
         var done = 0
         let step = UInt64(interval * 1e9)
         var next = start + step
@@ -96,22 +96,25 @@ struct TopCommand: ParsableCommand {
             let before = monotonicNanoseconds()
             model.add(try live.read(CollectorDetail(histograms: true)), at: before)
             while next <= monotonicNanoseconds() { next += step }
-            try printSpan(model, live, seconds: Double(before - start) / 1e9, records)
+            try printSpan(model, live, seconds: Double(before - start) / 1e9, output)
+            if output.error != nil { break }
             done += 1
         }
+        // Who reads no more has had enough: as a pipe into head.
+        if output.error != EPIPE { try output.check() }
     }
 
     private func printSpan(
-        _ model: TopModel, _ live: LiveMachines, seconds: Double, _ records: borrowing FileDescriptor
+        _ model: TopModel, _ live: LiveMachines, seconds: Double, _ output: LiveOutput
     ) throws {
         if json != nil {
             let document = LiveDocument(
                 schema: "vmtally.top/1", version: VMTally.version,
                 host: HostIdentity(tscKHz: UInt32(clamping: TSCScale.host.kHz)), collector: live.collector.name,
                 lost: live.losses, nanoseconds: model.nanoseconds, machines: model.rows.map(\.machine))
-            try output(document.json(), records)
+            output.print(try document.json())
         } else if csv != nil {
-            for line in TopRecords.csv(model, seconds: seconds) { try output(line, records) }
+            for line in TopRecords.csv(model, seconds: seconds) { output.print(line) }
             if let lost = live.collector.losses().description { warn(lost) }
         } else {
             let view = TopView(collector: live.collector.name, interval: interval)
@@ -119,29 +122,7 @@ struct TopCommand: ParsableCommand {
                 model, width: Terminal.columns(STDOUT_FILENO), height: model.rows.count + 4,
                 lost: live.collector.losses().description)
             // All but the line of keys.
-            for line in lines.dropLast() { try output(line.text.trimmingSuffix(), records) }
-        }
-    }
-
-    /// A file of records grows while we run: it is no document that is whole or not there.
-    ///
-    /// - Returns: none for standard output.
-    private static func open(_ path: String) throws(SystemError) -> FileDescriptor {
-        path == "-" ? FileDescriptor(owning: -1) : try FileDescriptor(opening: path, O_WRONLY | O_CREAT | O_TRUNC)
-    }
-
-    /// - Throws: ends quietly when nobody reads any more.
-    private func output(_ line: String, _ records: borrowing FileDescriptor) throws {
-        let descriptor = records.rawValue >= 0 ? records.rawValue : STDOUT_FILENO
-        var bytes = Array((line + "\n").utf8)[...]
-        while !bytes.isEmpty {
-            let written = bytes.withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
-            if written < 0, errno == EINTR { continue }
-            guard written > 0 else {
-                if errno == EPIPE { throw ExitCode(0) }
-                throw Failure("\(json ?? csv ?? "standard output"): \(String(cString: strerror(errno)))")
-            }
-            bytes = bytes.dropFirst(written)
+            for line in lines.dropLast() { output.print(line.text.trimmingSuffix()) }
         }
     }
 
