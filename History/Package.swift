@@ -22,7 +22,11 @@ let package = Package(
             ]),
         .testTarget(
             name: "HistoryTests",
-            dependencies: ["vmtally-history", .product(name: "GRDB", package: "GRDB.swift")]),
+            dependencies: [
+                "vmtally-history",
+                .product(name: "Rendering", package: "vmtally"),
+                .product(name: "GRDB", package: "GRDB.swift"),
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
 import Linux
+import Rendering
 
 /// A file to be written when the work is done: whether it can be is known before.
 ///
@@ -174,7 +175,7 @@ struct OutputFile: ~Copyable {
     /// Whether files can be made in the folder by its mode alone.
     private static func isOurs(folderOf path: String) -> Bool {
         var status = stat()
-        guard stat(folder(of: path), &status) == 0 else { return false }
+        guard stat(NamedFiles.folder(of: path), &status) == 0 else { return false }
         if status.st_uid == geteuid() { return status.st_mode & S_IWUSR != 0 }
         return status.st_mode & (status.st_gid == getegid() ? S_IWGRP : S_IWOTH) != 0
     }
@@ -223,11 +224,7 @@ struct OutputFile: ~Copyable {
     private static func nameless(beside target: String, mode: mode_t) -> Int32 {
         let temporaryFile: Int32 = 0o20_000_000 | O_DIRECTORY
         guard access("/proc/self/fd", X_OK) == 0 else { return -1 }
-        return Glibc.open(folder(of: target), temporaryFile | O_WRONLY | O_CLOEXEC, mode)
-    }
-
-    fileprivate static func folder(of path: String) -> String {
-        path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+        return Glibc.open(NamedFiles.folder(of: target), temporaryFile | O_WRONLY | O_CLOEXEC, mode)
     }
 
     private static func name(beside target: String) -> String {
@@ -251,50 +248,4 @@ private func reason(_ path: String) -> String {
 /// Writes a text to a file, or to standard output for `-`.
 func write(_ text: String, to path: String) throws {
     try OutputFile(path: path).replaceContents(with: text)
-}
-
-/// Files of one command line, by the option that names each.
-struct NamedFiles {
-    private var inputs: [(option: String, path: String)] = []
-    private var outputs: [(option: String, path: String)] = []
-
-    mutating func input(_ option: String, _ path: String?) {
-        if let path { inputs.append((option, path)) }
-    }
-
-    mutating func output(_ option: String, _ path: String?) {
-        if let path { outputs.append((option, path)) }
-    }
-
-    /// - Throws: ``Failure`` when a file is to be written that is also read, or written twice.
-    func check() throws {
-        let streams = outputs.filter { $0.path == "-" }
-        if streams.count > 1 {
-            let (one, other) = (streams[0].option, streams[1].option)
-            throw Failure("\(one) and \(other) cannot both have standard output: give one of them a file")
-        }
-        let outputs = outputs.filter { $0.path != "-" }
-        for (index, output) in outputs.enumerated() {
-            for other in inputs + outputs[..<index] where Self.areSame(output.path, other.path) {
-                throw Failure("\(output.option) and \(other.option) are the same file, \(output.path): give another")
-            }
-        }
-    }
-
-    /// Devices and FIFOs may well be given twice.
-    private static func areSame(_ left: String, _ right: String) -> Bool {
-        var (first, second) = (stat(), stat())
-        switch (stat(left, &first), stat(right, &second)) {
-        case (0, 0):
-            return first.st_mode & S_IFMT == S_IFREG && first.st_dev == second.st_dev && first.st_ino == second.st_ino
-        case (0, _), (_, 0): return false
-        default:
-            // Neither is there yet: the same name in the same folder.
-            let name = { (path: String) in path.split(separator: "/").last }
-            guard name(left) == name(right) else { return false }
-            guard stat(OutputFile.folder(of: left), &first) == 0, stat(OutputFile.folder(of: right), &second) == 0
-            else { return left == right }
-            return first.st_dev == second.st_dev && first.st_ino == second.st_ino
-        }
-    }
 }

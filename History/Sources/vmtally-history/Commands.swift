@@ -19,6 +19,8 @@ struct HistoryCommand: ParsableCommand {
         guard !CommandLine.arguments.isEmpty else {
             exit(withError: HistoryError("the command line is read by way of /proc: mount -t proc none /proc"))
         }
+        // A file that grows too large is an error of the write, with a message.
+        signal(SIGXFSZ, SIG_IGN)
         main(nil)
     }
 }
@@ -27,6 +29,16 @@ struct HistoryCommand: ParsableCommand {
 struct Store: ParsableArguments {
     @Option(help: ArgumentHelp("The history.", valueName: "file"), completion: .file())
     var db = "vmtally-history.sqlite"
+
+    /// What a command reads and writes besides must not be the history, or one another.
+    func check(recording: String? = nil, csv: String?, json: String? = nil) throws {
+        var files = NamedFiles()
+        for ending in ["", "-journal", "-wal", "-shm"] { files.input("--db", db + ending) }
+        files.input("the recording", recording)
+        files.output("--csv", csv)
+        files.output("--json", json)
+        try files.check()
+    }
 
     func open(for purpose: History.Purpose) throws -> History {
         do {
@@ -114,7 +126,7 @@ struct Add: ParsableCommand {
     func run() throws {
         let recording = try readRecording(file)
         let id = try store.open(for: .add).add(recording, revision: revision)
-        try say("recording \(id): \(recording.label) \(revision)")
+        try say("recording \(id): \(([recording.label, revision].filter { !$0.isEmpty }).joined(separator: " "))")
     }
 }
 
@@ -125,6 +137,7 @@ struct List: ParsableCommand {
     @OptionGroup var values: ValuesOption
 
     func run() throws {
+        try store.check(csv: values.csv)
         let header = ["number", "recorded", "revision", "label", "host kernel", "backend"]
         var table = TextTable(header: header, expendable: ["backend", "host kernel"])
         var csv = CSV(header: header)
@@ -155,6 +168,7 @@ struct Trend: ParsableCommand {
 
     func run() throws {
         guard last > 0 else { throw ValidationError("--last takes a number from 1 on.") }
+        try store.check(csv: values.csv)
         var before: History.Point?
         var table = TextTable(
             header: [
@@ -221,8 +235,15 @@ struct Compare: ParsableCommand {
     var file: String
 
     func run() throws {
+        try store.check(recording: file, csv: values.csv, json: json)
         let candidate = try readRecording(file)
-        var (id, baseline) = try store.open(for: .read).recording(with)
+        guard var (id, baseline) = try store.open(for: .read).recording(with, besides: candidate) else {
+            let message = "the history holds nothing to compare this recording with but itself"
+            guard failAbove != nil else { throw HistoryError(message) }
+            // A gate that has nothing to look at.
+            FileHandle.standardError.write(Data("Error: \(message)\n".utf8))
+            throw ExitCode(3)
+        }
         baseline.label += " (\(id))"
         let comparison = BootComparison(baseline, candidate, seed: seed)
         guard !comparison.pairs.isEmpty else {

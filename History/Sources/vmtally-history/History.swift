@@ -168,22 +168,31 @@ struct History {
                     """, arguments: [count])
         }
         let chosen = ConfigurationFilter(words ?? "")
-        return points.filter { chosen.match($0.configuration) }
+        let matching = points.filter { chosen.match($0.configuration) }
+        guard matching.isEmpty, !points.isEmpty else { return matching }
+        let names = Set(points.map(\.configuration)).sorted().joined(separator: "; ")
+        throw HistoryError("no configuration has the words \(words ?? ""); there are: \(names)")
     }
 
     /// The recording of a number, or the newest: what was recorded, number and all.
-    func recording(_ id: Int64?) throws -> (id: Int64, recording: BootRecording) {
-        let row = try database.read { database in
-            if let id {
-                try Row.fetchOne(database, sql: "SELECT id, json FROM recording WHERE id = ?", arguments: [id])
-            } else {
-                try Row.fetchOne(database, sql: "SELECT id, json FROM recording ORDER BY id DESC LIMIT 1")
-            }
+    ///
+    /// - Parameter candidate: is no baseline of its own: it may have been added before.
+    /// - Returns: nil when the candidate itself is all that there is.
+    func recording(_ id: Int64?, besides candidate: BootRecording) throws -> (id: Int64, recording: BootRecording)? {
+        let own = try candidate.json()
+        let (row, count) = try database.read { database in
+            let sql = "SELECT id, json FROM recording WHERE json <> ? AND id = ifnull(?, id) ORDER BY id DESC LIMIT 1"
+            return (
+                try Row.fetchOne(database, sql: sql, arguments: [own, id]),
+                try Int.fetchOne(
+                    database, sql: "SELECT count(*) FROM recording WHERE id = ifnull(?, id)", arguments: [id]) ?? 0
+            )
         }
-        guard let row else {
+        guard count > 0 else {
             throw HistoryError(
                 id.map { "there is no recording \($0): see vmtally history list" } ?? "the history is empty")
         }
+        guard let row else { return nil }
         let json: String = row["json"]
         return (row["id"], try BootRecording(json: Array(json.utf8)))
     }
@@ -197,7 +206,7 @@ struct History {
     }
 }
 
-struct HistoryError: Error, CustomStringConvertible {
+struct HistoryError: Error, Equatable, CustomStringConvertible {
     let description: String
 
     init(_ description: String) {

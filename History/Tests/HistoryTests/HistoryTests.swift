@@ -2,6 +2,7 @@
 import BootRecords
 import Foundation
 import GRDB
+import Rendering
 import Testing
 
 @testable import vmtally_history
@@ -39,9 +40,46 @@ struct HistoryTests {
             let entries = try history.entries()
             #expect(entries.map(\.label) == ["one", "two"])
             #expect(entries.map(\.revision) == ["abc", ""])
-            #expect(try history.recording(1).recording == first)
-            #expect(try history.recording(nil).id == 2)
-            #expect(throws: HistoryError.self) { try history.recording(3) }
+            let new = recording("three", exits: [300])
+            #expect(try history.recording(1, besides: new)?.recording == first)
+            #expect(try history.recording(nil, besides: new)?.id == 2)
+            #expect(throws: HistoryError.self) { try history.recording(3, besides: new) }
+        }
+    }
+
+    @Test("a recording is no baseline of its own, in whatever order it is added and compared")
+    func ownBaseline() throws {
+        try withHistory { history in
+            let (old, new) = (recording("old", exits: [100]), recording("new", exits: [200]))
+            _ = try history.add(old, revision: "")
+            #expect(try history.recording(nil, besides: old) == nil)
+            _ = try history.add(new, revision: "")
+            #expect(try history.recording(nil, besides: new)?.id == 1)
+            #expect(try history.recording(2, besides: new) == nil)
+        }
+    }
+
+    @Test(
+        "no output may cost the history or the recording",
+        arguments: [
+            ["list", "--csv", "$DB"], ["trend", "--csv", "$DB"], ["compare", "--json", "$DB", "$RECORDING"],
+            ["compare", "--csv", "$DB-journal", "$RECORDING"], ["compare", "--json", "$RECORDING", "$RECORDING"],
+            ["compare", "--json", "new", "--csv", "./new", "$RECORDING"],
+            ["compare", "--json", "-", "--csv", "-", "$RECORDING"],
+        ])
+    func files(words: [String]) throws {
+        try withHistory { history in
+            let recorded = recording("one", exits: [100])
+            _ = try history.add(recorded, revision: "")
+            let file = path + ".json"
+            defer { try? FileManager.default.removeItem(atPath: file) }
+            try recorded.json().write(toFile: file, atomically: true, encoding: .utf8)
+            let arguments =
+                words.map { $0.replacing("$DB", with: path).replacing("$RECORDING", with: file) }
+                + ["--db", path]
+            var command = try HistoryCommand.parseAsRoot(arguments)
+            #expect(throws: NamedFilesError.self) { try command.run() }
+            #expect(try history.entries().count == 1)
         }
     }
 
@@ -53,7 +91,9 @@ struct HistoryTests {
             let points = try history.trend(of: nil, last: 2)
             #expect(points.map(\.userspace) == [112, 92])
             #expect(points.map(\.hardware) == [nil, nil])
-            #expect(try history.trend(of: "cpus=1,console=virtio", last: 5).isEmpty)
+            #expect(throws: HistoryError("no configuration has the words nope; there are: console=none cpus=1")) {
+                try history.trend(of: "nope", last: 5)
+            }
             #expect(try history.trend(of: "cpus=1", last: 5).count == 3)
         }
     }
