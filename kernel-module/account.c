@@ -20,7 +20,7 @@
 #define ACCOUNT_BITS	10
 
 static struct hlist_head accounts[1 << ACCOUNT_BITS];
-static DEFINE_SPINLOCK(accounts_lock);
+static DEFINE_RAW_SPINLOCK(accounts_lock);	/* raw: ftrace's handler may not sleep, on -rt either */
 
 struct vmtally_account vmtally_nobody;
 struct vmtally_exit_info vmtally_exit_info __read_mostly;
@@ -75,9 +75,9 @@ void vmtally_account_add(struct vmtally_account *account)
 {
 	unsigned long flags;
 
-	spin_lock_irqsave(&accounts_lock, flags);
+	raw_spin_lock_irqsave(&accounts_lock, flags);
 	hlist_add_head_rcu(&account->node, &accounts[hash_ptr(account->vcpu, ACCOUNT_BITS)]);
-	spin_unlock_irqrestore(&accounts_lock, flags);
+	raw_spin_unlock_irqrestore(&accounts_lock, flags);
 }
 
 /* From now on nobody finds it.  Those who have found it go on using it. */
@@ -85,12 +85,12 @@ void vmtally_account_remove(struct vmtally_account *account)
 {
 	unsigned long flags;
 
-	spin_lock_irqsave(&accounts_lock, flags);
+	raw_spin_lock_irqsave(&accounts_lock, flags);
 	if (account->vcpu) {
 		hlist_del_rcu(&account->node);
 		WRITE_ONCE(account->vcpu, NULL);
 	}
-	spin_unlock_irqrestore(&accounts_lock, flags);
+	raw_spin_unlock_irqrestore(&accounts_lock, flags);
 }
 
 void vmtally_forget_ignored(struct kvm_vcpu *vcpu)
