@@ -20,7 +20,8 @@
 #define ACCOUNT_BITS	10
 
 static struct hlist_head accounts[1 << ACCOUNT_BITS];
-static DEFINE_RAW_SPINLOCK(accounts_lock);	/* raw: ftrace's handler may not sleep, on -rt either */
+/* Raw: ftrace's handler, which takes it, may not sleep, not on -rt either. */
+static DEFINE_RAW_SPINLOCK(accounts_lock);
 
 struct vmtally_account vmtally_nobody;
 struct vmtally_exit_info vmtally_exit_info __read_mostly;
