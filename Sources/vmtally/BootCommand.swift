@@ -200,7 +200,7 @@ struct BootCommand: ParsableCommand {
         }
         guard Set(setups.map(\.name)).count == setups.count else {
             throw ValidationError(
-                "--matrix: two of its combinations have one name; a kernel's is its file's, without folders.")
+                "--matrix: two of its combinations have the same name; a kernel's is its file's, without folders.")
         }
         guard setups.allSatisfy({ $0.cpus > 0 && $0.cpus <= 4096 && $0.memoryMiB > 0 }) else {
             throw ValidationError("--cpus and --memory take numbers from 1 on.")
