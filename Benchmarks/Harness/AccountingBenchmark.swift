@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+import CBenchmarks
 import CLinux
 import CLinuxKVM
 import ExitStats
 
-/// What `begin` and `end` cost on top of the two RDTSC that time an exit, and what reading a tally costs.
+/// What `begin` and `end` cost on top of the two RDTSC that time an exit, and beside the same in plain C; what reading a
+/// tally costs. Cycles hang on the machine's hour, so that the target is the ratio.
 ///
 /// Durations come from an array, but hang on the result of the second RDTSC, as in the exit loop: a store whose address
 /// waits for that result holds up what follows on some processors (docs/performance.md).
@@ -17,7 +19,7 @@ struct AccountingBenchmark {
     /// Exits as a guest makes them, precomputed and known to no compiler.
     private struct Workload {
         static let size = 1 << 13
-        let exits: [(code: UInt32, cycles: UInt32)]
+        let exits: [accounted_exit]
         /// Zero, known at run time alone: hangs a duration on the RDTSC without changing it.
         let mask: UInt64
 
@@ -33,7 +35,8 @@ struct AccountingBenchmark {
                     }
                 // From 48 cycles to 400,000, thinning out: each octave half as likely as the one below it.
                 let octave = UInt32(UInt32.random(in: 1...(1 << 12), using: &random).leadingZeroBitCount - 19)
-                return (code, 48 << octave + UInt32.random(in: 0..<(48 << octave), using: &random))
+                return accounted_exit(
+                    code: code, cycles: 48 << octave + UInt32.random(in: 0..<(48 << octave), using: &random))
             }
             mask = UInt64.random(in: 0..<2, using: &random) & 2
         }
@@ -42,15 +45,18 @@ struct AccountingBenchmark {
     func run(progress: (String) -> Void) throws -> [Figure] {
         let workload = Workload()
         let tally = try Tally()
+        guard let plainC = plain_accounting_new() else { throw BenchmarkError("no memory for the counters in C") }
+        defer { plain_accounting_free(plainC) }
         var alone: [Double] = []
         var accounted: [Double] = []
         var differences: [Double] = []
         var bare: [Double] = []
+        var inC: [Double] = []
         for round in 0..<rounds {
             let sample = (0..<chunks).map { chunk in
                 // There and back, so that what drifts hits all alike.
-                let there = Variant.allCases.map { ($0, time($0, chunk, workload, tally.writer)) }
-                let back = Variant.allCases.reversed().map { ($0, time($0, chunk, workload, tally.writer)) }
+                let there = Variant.allCases.map { ($0, time($0, chunk, workload, tally.writer, plainC)) }
+                let back = Variant.allCases.reversed().map { ($0, time($0, chunk, workload, tally.writer, plainC)) }
                 return Dictionary(there + back) { ($0 + $1) / 2 }
             }
             func median(_ value: ([Variant: Double]) -> Double) -> Double { Series(sample.map(value)).median }
@@ -58,26 +64,34 @@ struct AccountingBenchmark {
             accounted.append(median { $0[.both, default: 0] })
             differences.append(median { $0[.both, default: 0] - $0[.timestamps, default: 0] })
             bare.append(median { $0[.accounting, default: 0] - $0[.nothing, default: 0] })
+            inC.append(median { $0[.plainC, default: 0] - $0[.nothing, default: 0] })
             progress("accounting: round \(round + 1) of \(rounds)")
         }
-        guard tally.total.count == UInt64(rounds * chunks * exitsPerChunk * 4) else {
+        let exits = UInt64(rounds * chunks * exitsPerChunk)
+        guard tally.total.count == exits * 4, plain_accounting_count(plainC) == exits * 2 else {
             throw BenchmarkError("exits were lost")
         }
         return [
             Figure("two RDTSC", unit: "cycles/exit", alone),
             Figure("two RDTSC and accounting", unit: "cycles/exit", accounted),
-            Figure("accounting on top of two RDTSC", unit: "cycles/exit", differences, target: 10),
-            Figure("accounting without RDTSC", unit: "cycles/exit", bare, target: 10),
+            Figure("accounting on top of two RDTSC", unit: "cycles/exit", differences),
+            Figure("accounting without RDTSC", unit: "cycles/exit", bare),
+            Figure("the same in plain C", unit: "cycles/exit", inC),
+            Figure(
+                "accounting / the same in plain C", unit: "ratio", zip(bare, inC).map { $0 / $1 },
+                ratioOfMedians: Series(bare).median / Series(inC).median, target: 1.1),
         ] + reading(tally)
     }
 
     /// What a loop over the exits does with each.
     private enum Variant: CaseIterable {
-        case nothing, timestamps, accounting, both
+        case nothing, timestamps, accounting, plainC, both
     }
 
     /// Cycles per exit.
-    private func time(_ variant: Variant, _ chunk: Int, _ workload: Workload, _ writer: TallyWriter) -> Double {
+    private func time(
+        _ variant: Variant, _ chunk: Int, _ workload: Workload, _ writer: TallyWriter, _ plainC: UnsafeMutableRawPointer
+    ) -> Double {
         var sum: UInt64 = 0
         let elapsed =
             switch variant {
@@ -89,6 +103,11 @@ struct AccountingBenchmark {
                     sum &+= vmtally_rdtsc() &- returned
                 }
             case .accounting: loop(chunk, workload) { writer.end(writer.begin($0), cycles: $1) }
+            case .plainC:
+                Double(
+                    plain_accounting_run(
+                        plainC, workload.exits, Workload.size - 1, chunk &* exitsPerChunk, exitsPerChunk))
+                    / Double(exitsPerChunk)
             case .both:
                 loop(chunk, workload) { code, cycles in
                     let returned = vmtally_rdtsc()
@@ -97,7 +116,7 @@ struct AccountingBenchmark {
                     writer.end(slot, cycles: measured & workload.mask &+ cycles)
                 }
             }
-        precondition(variant == .accounting || variant == .both || sum > 0)
+        precondition(variant != .nothing && variant != .timestamps || sum > 0)
         return elapsed
     }
 

@@ -88,10 +88,10 @@ public struct ExitCounts: Equatable, Sendable {
             var sum = Times(
                 cycles: cycles &+ other.cycles, halted: halted &+ other.halted, userspace: userspace &+ other.userspace)
             if !buckets.isEmpty, !other.buckets.isEmpty {
-                sum.buckets = zip(buckets, other.buckets).map { $0 &+ $1 }
+                sum.buckets = Self.sums(buckets, other.buckets)
             }
             if durations.count == other.durations.count {
-                sum.durations = zip(durations, other.durations).map { $0 &+ $1 }
+                sum.durations = Self.sums(durations, other.durations)
             }
             switch (range, other.range) {
             case (let own?, let others?):
@@ -101,6 +101,18 @@ public struct ExitCounts: Equatable, Sendable {
             case (nil, nil): break
             }
             return sum
+        }
+
+        /// Of each place, as far as both have it. Without a check in the loop, which the compiler makes a vector of.
+        private static func sums(_ own: [UInt64], _ others: [UInt64]) -> [UInt64] {
+            own.withUnsafeBufferPointer { own in
+                others.withUnsafeBufferPointer { others in
+                    [UInt64](unsafeUninitializedCapacity: min(own.count, others.count)) { sums, count in
+                        count = min(own.count, others.count)
+                        for place in 0..<count { sums[place] = own[place] &+ others[place] }
+                    }
+                }
+            }
         }
 
         /// Shortest and longest are those of the buckets, within what is known exactly.

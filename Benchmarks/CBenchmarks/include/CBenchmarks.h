@@ -13,6 +13,20 @@
  */
 long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity, bool inlined);
 
+/* An exit that is only accounted. */
+struct accounted_exit {
+	uint32_t code; /* below 256 */
+	uint32_t cycles;
+};
+
+/* Counters in plain C; NULL without memory. */
+void *plain_accounting_new(void);
+void plain_accounting_free(void *tally);
+/* Accounts `count` exits out of an array of mask + 1, from `first` on: the time, TSC cycles. */
+uint64_t plain_accounting_run(void *tally, const struct accounted_exit *exits, size_t mask, size_t first, size_t count);
+/* Exits accounted. */
+uint64_t plain_accounting_count(const void *tally);
+
 /* The compiler of the C code. */
 const char *plain_loop_compiler(void);
 

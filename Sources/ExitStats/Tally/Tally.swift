@@ -67,18 +67,19 @@ public final class Tally: Sendable {
     /// While the writer runs, the histogram may be one exit away from count and cycles.
     public func snapshot() -> ExitCounts {
         let pending = memory.pending.pointee.load(ordering: .relaxed)
-        let direct = (0..<UInt32(Self.directSlots)).map { (slot: Int($0), code: $0) }
-        let claimed = (0..<memory.claims.pointee.load(ordering: .acquiring)).map { claim in
-            let slot = Self.directSlots + claim
-            return (slot: slot, code: memory.codes[claim].load(ordering: .relaxed))
-        }
-        let reasons = (direct + claimed).compactMap { (slot, code) -> ExitCounts.Reason? in
+        let claims = memory.claims.pointee.load(ordering: .acquiring)
+        let reasons = (0..<Self.directSlots + claims).compactMap { slot -> ExitCounts.Reason? in
             let counters = memory.slots + slot
             let pair = counters.pointee.pair()
             guard pair.count > 0 else { return nil }
+            let claim = slot - Self.directSlots
+            let code = claim < 0 ? UInt32(slot) : memory.codes[claim].load(ordering: .relaxed)
             let first = Memory.bucket(0, of: slot)
-            let buckets = (first..<first + CycleHistogram.bucketCount).map { bucket in
-                memory.buckets[bucket].load(ordering: .relaxed) + (bucket == pending ? 1 : 0)
+            let counted = memory.buckets + first
+            let buckets = [UInt64](unsafeUninitializedCapacity: CycleHistogram.bucketCount) { copy, count in
+                count = CycleHistogram.bucketCount
+                for bucket in 0..<count { copy[bucket] = counted[bucket].load(ordering: .relaxed) }
+                if (0..<count).contains(pending - first) { copy[pending - first] &+= 1 }
             }
             let shortest = counters.pointee.minimum
             let hasEnded = buckets.contains { $0 > 0 }
