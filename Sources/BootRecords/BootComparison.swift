@@ -137,8 +137,6 @@ public struct BootComparison: Sendable {
         }.map(\.element)
     }
 
-    /// - Parameter sameBackend: hosts of different vendors have neither exits nor their reasons in common: of those only
-    ///   totals are shown, and nothing is judged.
     /// Less of both where there are very many numbers to go over each time: some seconds at most, whatever the file.
     private static func bounded(
         _ effort: (resamples: Int, permutations: Int), numbers: Int
@@ -149,6 +147,8 @@ public struct BootComparison: Sendable {
         )
     }
 
+    /// - Parameter sameBackend: hosts of different vendors have neither exits nor their reasons in common: of those only
+    ///   totals are shown, and nothing is judged.
     private static func quantities(_ before: [BootRun], _ after: [BootRun], sameBackend: Bool) -> [Quantity] {
         var quantities: [Quantity] = []
         func add(_ group: Group, _ name: String, whole: Double, judged: Bool = true, _ value: (BootRun) -> Double?) {

@@ -74,7 +74,7 @@ package final class BootSession: Sendable {
     ///
     /// Signals come to this thread alone: it calls off the boots in progress, and what has been recorded stays.
     package func run(parallel: Int) throws {
-        let signals = try EndingSignals(EndingSignal.all)
+        var signals = try EndingSignals(EndingSignal.all)
         var threads: [Thread] = []
         defer { threads.forEach { $0.join() } }
         state.withLock { $0.workers = parallel }
@@ -90,6 +90,7 @@ package final class BootSession: Sendable {
         while state.withLock({ $0.workers > 0 }) {
             if poll(&waiting, 1, 50) > 0, let signal = signals.next() { callOff(signal) }
         }
+        if interrupted != nil { signals.stayBlocked() }
     }
 
     /// No boot begins any more, and those in progress end.

@@ -47,6 +47,11 @@ package struct EndingSignals: ~Copyable {
         }
     }
 
+    /// Not even when this is gone: what one has called off is told in peace, whatever else the same wish sends.
+    package mutating func stayBlocked() {
+        before = nil
+    }
+
     /// The signal that came, if any.
     package func next() -> Int32? {
         var info = signalfd_siginfo()

@@ -7,12 +7,18 @@ public struct TextTable: Sendable {
 
     /// - Parameter expendable: titles of columns that a narrow terminal need not show, the least important first.
     public init(header: [String], expendable: [String] = []) {
-        rows = [header.map(printable)]
+        rows = [header.map(Self.cell)]
         self.expendable = expendable
     }
 
     public mutating func add(_ row: [String]) {
-        rows.append(row.map(printable))
+        rows.append(row.map(Self.cell))
+    }
+
+    /// On one line, whatever is in it.
+    private static func cell(_ text: String) -> String {
+        let isOneLine = !text.utf8.contains { $0 == 0x0A || $0 == 0x09 }
+        return printable(isOneLine ? text : text.replacing("\n", with: "\\n").replacing("\t", with: " "))
     }
 
     /// One line a row, without trailing spaces.

@@ -24,17 +24,20 @@ struct BenchCommand: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             "Only these kinds, of those that --list names; may be given several times.", valueName: "name,..."),
-        completion: .list(BenchKind.catalogue.map(\.name)))
+        completion: .custom { _, _, prefix in Completions.list(prefix, of: BenchKind.catalogue.map(\.name)) })
     var only: [String] = []
 
-    @Option(help: "For all kinds together.")
-    var seconds = 20.0
+    @Option(help: "For all kinds together. (default: 20)")
+    var seconds: Double?
 
-    @Option(help: "vCPUs of the VMs with more than one; 1 leaves out what needs two.")
-    var cpus = 2
+    @Option(help: "vCPUs of the VMs with more than one; 1 leaves out what needs two. (default: 2)")
+    var cpus: Int?
 
-    @Option(help: "Interrupt controllers where a kind needs none: none, or kernel, as every PC guest has them.")
-    var irqchip = InterruptControllers.none
+    @Option(
+        help: """
+            Interrupt controllers where a kind needs none: none, or kernel, as every PC guest has them. (default: none)
+            """)
+    var irqchip: InterruptControllers?
 
     @Option(help: "Shuffles the blocks. (default: another one each time)")
     var seed: UInt64?
@@ -68,17 +71,21 @@ struct BenchCommand: ParsableCommand {
     var source: String?
 
     func validate() throws {
-        guard seconds > 0, seconds < 1e6 else {
+        if let seconds, !(seconds > 0 && seconds < 1e6) {
             throw ValidationError("--seconds takes a number above 0 and below 1,000,000.")
         }
-        guard only.isEmpty || source == nil else {
-            throw ValidationError("--from reports a whole run: leave out --only.")
+        let measuring: [(String, Bool)] = [
+            ("--only", !only.isEmpty), ("--seconds", seconds != nil), ("--cpus", cpus != nil),
+            ("--irqchip", irqchip != nil), ("--seed", seed != nil), ("--unpinned", unpinned),
+        ]
+        if source != nil, let option = measuring.first(where: \.1)?.0 {
+            throw ValidationError("--from reports a whole run and measures nothing: leave out \(option).")
         }
         guard failAbove == nil || baseline != nil else {
             throw ValidationError("--fail-above compares with a --baseline: give one.")
         }
         guard irqchip != .split else { throw ValidationError("--irqchip takes none or kernel.") }
-        guard (1...64).contains(cpus) else { throw ValidationError("--cpus takes 1 to 64.") }
+        guard (1...64).contains(cpus ?? 2) else { throw ValidationError("--cpus takes 1 to 64.") }
         _ = try kinds
     }
 
@@ -123,13 +130,13 @@ struct BenchCommand: ParsableCommand {
     private func measure() throws -> (BenchDocument, signal: Int32?) {
         var options = BenchOptions()
         options.kinds = try kinds
-        options.seconds = seconds
-        options.cpus = cpus
+        options.seconds = seconds ?? 20
+        options.cpus = cpus ?? 2
         options.seed = seed ?? .random(in: 0 ... .max >> 16)
         options.pins = !unpinned
         let bench = try Bench(options, elf: ProbeImage.bench)
         let progress = ProgressLine()
-        let signals = try EndingSignals(EndingSignal.all)
+        var signals = try EndingSignals(EndingSignal.all)
         var signal: Int32?
         let result = try bench.run {
             progress.show($0)
@@ -137,6 +144,10 @@ struct BenchCommand: ParsableCommand {
             return signal == nil
         }
         progress.clear()
+        if signal != nil {
+            signals.stayBlocked()
+            Patience.limit(nanoseconds: 1_000_000_000)
+        }
         guard signal == nil || result.rows.contains(where: \.isMeasured) else { throw ExitCode(128 + (signal ?? 0)) }
         let document = BenchDocument(
             result, host: HostIdentity(tscKHz: result.tscKHz), version: VMTally.version, cutOff: signal != nil)

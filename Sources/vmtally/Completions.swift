@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import BootRecords
 import Glibc
+import HostView
 import Linux
 
 /// What a shell offers where it takes more than a file's name or a list.
@@ -13,11 +14,18 @@ enum Completions {
             let recording = try? BootRecording(json: Array(image.bytes))
         else { return [] }
         let words = recording.configurations.flatMap { $0.name.split(separator: " ").map(String.init) }
-        // What has been typed of a list stays.
-        let typed = prefix[prefix.index(after: colon)...].split(separator: ",", omittingEmptySubsequences: false)
-        let head = typed.dropLast().map { $0 + "," }.joined()
-        return Set(words).sorted().filter { !typed.dropLast().contains(Substring($0)) }.map { "\(path):\(head)\($0)" }
+        return list(String(prefix[prefix.index(after: colon)...]), of: Set(words).sorted()).map { "\(path):\($0)" }
     }
+
+    /// Words of a list with commas: what has been typed stays.
+    static func list(_ prefix: String, of words: [String]) -> [String] {
+        let typed = prefix.split(separator: ",", omittingEmptySubsequences: false)
+        let head = typed.dropLast().map { $0 + "," }.joined()
+        return words.filter { !typed.dropLast().contains(Substring($0)) }.map { head + $0 }
+    }
+
+    /// The names of the VMs that run, each once.
+    static var machines: [String] { Set(RunningMachine.all().map(\.name)).sorted() }
 
     /// Of `vmtally history`.
     static func history(_ words: [String], _ prefix: String) -> [String] {

@@ -56,6 +56,11 @@ struct DemoCommand: ParsableCommand {
         // After the run no file can be opened any more.
         let host = HostIdentity(tscKHz: machine.tscKHz)
         let result = try machine.run()
+        let run = RunReport(result, of: machine)
+        let table = RunTable(run, emulator: host.emulator, width: width)
+        let document = RunDocument(run, host: host, version: VMTally.version)
+        // However it ended: they say so.
+        try files.write(json: document.json(), csv: table.csv)
         if case .failed(let failure) = result.end {
             throw Failure("\(failure)")
         }
@@ -63,11 +68,7 @@ struct DemoCommand: ParsableCommand {
         guard let probe = ProbeReport(serial: machine.output.captured) else {
             throw Failure("the guest ended (\(result.end.reason)) without its report")
         }
-        let run = RunReport(result, of: machine)
         let report = DemoReport(run, probe: probe)
-        let table = RunTable(run, emulator: host.emulator, width: width)
-        let document = RunDocument(run, host: host, version: VMTally.version)
-        try files.write(json: document.json(), csv: table.csv)
         if !documents.takeStandardOutput {
             if serial {
                 print(String(decoding: machine.output.captured, as: UTF8.self))

@@ -25,6 +25,10 @@ struct HostCommand: ParsableCommand {
     @Option(help: ArgumentHelp("KVM's device.", valueName: "path"), completion: .file())
     var device = "/dev/kvm"
 
+    func validate() throws {
+        guard !device.isEmpty else { throw ValidationError("--device takes the path of a device.") }
+    }
+
     func run() throws {
         let (kvm, probe) = Self.ask(device)
         var report = HostReport(

@@ -73,7 +73,8 @@ struct OutputFile: ~Copyable {
         if exists, status.st_mode & S_IFMT != S_IFREG {
             let descriptor = Glibc.open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
             guard descriptor >= 0 else {
-                throw Failure(errno == ENXIO ? "\(path): nobody reads this FIFO: start its reader first" : reason(path))
+                guard errno == ENXIO, status.st_mode & S_IFMT == S_IFIFO else { throw Failure(reason(path)) }
+                throw Failure("\(path): nobody reads this FIFO: start its reader first")
             }
             return Opened(FileDescriptor(owning: descriptor), .stream, target: path)
         }
@@ -231,10 +232,21 @@ struct OutputFile: ~Copyable {
         "\(target).\(getpid()).vmtally"
     }
 
+    /// Where links lead, at the last of them to a file that is not there yet as well.
     private static func resolved(_ path: String) -> String {
-        guard let text = realpath(path, nil) else { return path }
-        defer { free(text) }
-        return String(cString: text)
+        if let text = realpath(path, nil) {
+            defer { free(text) }
+            return String(cString: text)
+        }
+        var path = path
+        for _ in 0..<40 {
+            var target = [CChar](repeating: 0, count: Int(PATH_MAX))
+            let length = readlink(path, &target, target.count - 1)
+            guard length > 0 else { break }
+            let name = String(decoding: target.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
+            path = name.hasPrefix("/") ? name : NamedFiles.folder(of: path) + "/" + name
+        }
+        return path
     }
 }
 

@@ -46,7 +46,7 @@ struct BenchCommandTests {
         ("--only pio-out,no-such", Int32(64), "There is no kind 'no-such'"), ("--seconds 0", 64, "--seconds"),
         ("--only ''", 64, "There is no kind ''"), ("--only cpuid --only x", 64, "There is no kind 'x'"),
         ("--cpus 0", 64, "--cpus"), ("--irqchip split", 64, "--irqchip takes none or kernel"),
-        ("--only pio-out --from x", 64, "leave out --only"),
+        ("--only pio-out --from x", 64, "leave out --only"), ("--from x --seconds 1", 64, "leave out --seconds"),
         ("--only pio-out --baseline /nonexistent", 1, "/nonexistent: "),
         ("--from /proc/cpuinfo", 1, "/proc/cpuinfo: "), ("--only pio-out --html /nonexistent/x", 1, "/nonexistent/x: "),
     ])

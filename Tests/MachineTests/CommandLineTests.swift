@@ -311,7 +311,40 @@ struct CommandLineTests {
         #expect(outcome.output.isEmpty)
     }
 
+    @Test("a jail is the folder that the path leads to", .enabled(if: hasNamespaces, "no user namespaces here"))
+    func jailsByOtherNames() throws {
+        let guest = try folder.file("guest.elf", Self.worker.elf)
+        let here = try CommandLineTool.run(
+            "mkdir $FOLDER/jail; cd $FOLDER/jail; exec $VMTALLY run --guest $GUEST --quiet --serial none --jail . --json -",
+            ["GUEST": guest, "FOLDER": folder.path])
+        #expect(here.status == 7, "\(here.error)")
+        #expect(try sandbox(here)["jail"] as? String == folder.path + "/jail")
+        let root = try run(Self.worker, "--guest $GUEST --jail /")
+        #expect(root.status == 1 && root.error.contains("keeps nobody in"), "\(root.error)")
+    }
+
     // MARK: usage
+
+    @Test(
+        "what cannot be done is told as what it is",
+        arguments: [
+            ("$VMTALLY host --device \"\"", 64, "--device takes the path"),
+            ("setsid -w $VMTALLY cpuid --json /dev/tty", 1, "/dev/tty: No such device or address"),
+            ("ulimit -f 1; $VMTALLY demo", 1, "a limit of file sizes holds (ulimit -f)"),
+        ] as [(String, Int32, String)])
+    func told(command: String, status: Int32, message: String) throws {
+        let outcome = try CommandLineTool.run(command)
+        #expect(outcome.status == status && outcome.error.contains(message), "\(outcome.status) \(outcome.error)")
+    }
+
+    @Test("a document goes where a link leads, to a file that is not there yet as well") func danglingLink() throws {
+        let outcome = try CommandLineTool.run(
+            "mkdir $FOLDER/there; ln -s there/file $FOLDER/link; exec $VMTALLY cpuid --json $FOLDER/link",
+            ["FOLDER": folder.path])
+        #expect(outcome.status == 0, "\(outcome.error)")
+        #expect(folder.text("there/file")?.hasPrefix("{") == true)
+        #expect(try FileManager.default.destinationOfSymbolicLink(atPath: folder.path + "/link") == "there/file")
+    }
 
     @Test(arguments: [
         "", "--guest a --kernel b", "--guest a --timeout 0", "--guest a --timeout -1", "--guest a --timeout nan",
@@ -482,6 +515,7 @@ struct CommandLineTests {
         "the shell completes files, kinds, configurations and history",
         arguments: [
             ("run --kernel aa", "aaa.img"), ("bench --only pio-ioev", "pio-ioeventfd"),
+            ("bench --only cpuid,pio-ioev", "cpuid,pio-ioeventfd"), ("attach al", "all"),
             ("compare re", "recording.json"),
             ("history tr", "trend"), ("history add re", "recording.json"), ("run --by po", "port"),
             ("run --live-cpuid fa", "fault"),

@@ -84,6 +84,17 @@ struct EndTests {
         #expect(reason() == "interrupted \(128 + signal)")
     }
 
+    @Test("a signal that comes twice costs no tally", arguments: [SIGTERM, SIGHUP]) func again(signal: Int32) throws {
+        let guest = try folder.file("guest", Self.spinner.elf)
+        for _ in 0..<5 {
+            let outcome = try CommandLineTool.run(
+                "exec $VMTALLY run --guest $GUEST --live-cpuid off --stats-json $FOLDER/json",
+                ["GUEST": guest, "FOLDER": folder.path], signal: signal, isSentAgain: true)
+            #expect(outcome.status == 128 + signal)
+            #expect(reason() == "interrupted \(128 + signal)")
+        }
+    }
+
     private static let hasNamespaces = (try? CommandLineTool.run("unshare -Ur true", seconds: 60))?.status == 0
 
     @Test(

@@ -40,15 +40,7 @@ struct Store: ParsableArguments {
         try files.check()
     }
 
-    func open(for purpose: History.Purpose) throws -> History {
-        do {
-            return try History(path: db, for: purpose)
-        } catch let error as HistoryError {
-            throw error
-        } catch {
-            throw HistoryError("\(db): \(error)")
-        }
-    }
+    func open(for purpose: History.Purpose) throws -> History { try History(path: db, for: purpose) }
 }
 
 /// More than a recording of 10,000 boots has.
@@ -122,6 +114,12 @@ struct Add: ParsableCommand {
 
     @Argument(help: ArgumentHelp("A recording.", valueName: "file"), completion: .file())
     var file: String
+
+    func validate() throws {
+        guard revision.utf8.count <= 256, !revision.unicodeScalars.contains(where: { $0.value < 0x20 }) else {
+            throw ValidationError("--revision takes one line of at most 256 bytes.")
+        }
+    }
 
     func run() throws {
         let recording = try readRecording(file)

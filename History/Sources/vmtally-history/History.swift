@@ -31,6 +31,7 @@ struct History {
         var userspace: Double
     }
 
+    private let path: String
     private let database: DatabaseQueue
 
     /// What is to be done with a history.
@@ -46,13 +47,19 @@ struct History {
     ///
     /// - Throws: ``HistoryError`` for a file that is no history: whatever else is in it stays as it is.
     init(path: String, for purpose: Purpose) throws {
+        self.path = path
         let size = try Self.size(path)
         guard size != nil || purpose == .add else {
             throw HistoryError("\(path): no such history; vmtally history add makes one")
         }
         var configuration = Configuration()
         configuration.readonly = purpose == .read
-        database = try DatabaseQueue(path: path, configuration: configuration)
+        database = try Self.told(path) { try DatabaseQueue(path: path, configuration: configuration) }
+        try Self.told(path) { [database] in try Self.prepare(database, path, size, purpose) }
+    }
+
+    /// Finds out whether it is a history, and of which version.
+    private static func prepare(_ database: DatabaseQueue, _ path: String, _ size: Int?, _ purpose: Purpose) throws {
         let migrator = Self.migrator
         // An empty file is as good as none for what is to be added.
         if let size, size > 0 || purpose != .add {
@@ -74,6 +81,23 @@ struct History {
         } else {
             try migrator.migrate(database)
         }
+    }
+
+    /// SQLite's errors in its own words, without the statement that met them.
+    private static func told<Result>(_ path: String, _ body: () throws -> Result) throws -> Result {
+        do {
+            return try body()
+        } catch let error as DatabaseError {
+            throw HistoryError("\(path): \(error.message ?? "error \(error.extendedResultCode.rawValue)")")
+        }
+    }
+
+    private func read<Result>(_ body: (Database) throws -> Result) throws -> Result {
+        try Self.told(path) { try database.read(body) }
+    }
+
+    private func write<Result>(_ body: (Database) throws -> Result) throws -> Result {
+        try Self.told(path) { try database.write(body) }
     }
 
     /// Bytes of the file; nil: there is none.
@@ -119,7 +143,7 @@ struct History {
     /// Adds a recording; returns its number.
     func add(_ recording: BootRecording, revision: String) throws -> Int64 {
         let json = try recording.json()
-        return try database.write { database in
+        return try write { database in
             try database.execute(
                 sql: """
                     INSERT INTO recording (label, revision, recorded, hostKernel, backend, json) VALUES (?, ?, ?, ?, ?, ?)
@@ -149,7 +173,7 @@ struct History {
     }
 
     func entries() throws -> [Entry] {
-        try database.read { database in
+        try read { database in
             try Entry.fetchAll(
                 database, sql: "SELECT id, label, revision, recorded, hostKernel, backend FROM recording ORDER BY id")
         }
@@ -157,7 +181,7 @@ struct History {
 
     /// Of the configurations whose name has these words (``ConfigurationFilter``), or of all; the last so many entries.
     func trend(of words: String?, last count: Int) throws -> [Point] {
-        let points = try database.read { database in
+        let points = try read { database in
             try Point.fetchAll(
                 database,
                 sql: """
@@ -180,7 +204,7 @@ struct History {
     /// - Returns: nil when the candidate itself is all that there is.
     func recording(_ id: Int64?, besides candidate: BootRecording) throws -> (id: Int64, recording: BootRecording)? {
         let own = try candidate.json()
-        let (row, count) = try database.read { database in
+        let (row, count) = try read { database in
             let sql = "SELECT id, json FROM recording WHERE json <> ? AND id = ifnull(?, id) ORDER BY id DESC LIMIT 1"
             return (
                 try Row.fetchOne(database, sql: sql, arguments: [own, id]),
@@ -199,7 +223,7 @@ struct History {
 
     /// Removes a recording; false when there is none of that number.
     func remove(_ id: Int64) throws -> Bool {
-        try database.write { database in
+        try write { database in
             try database.execute(sql: "DELETE FROM recording WHERE id = ?", arguments: [id])
             return database.changesCount > 0
         }

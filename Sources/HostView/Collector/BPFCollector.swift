@@ -173,6 +173,11 @@ public final class BPFCollector: ExitCollector {
 
     private static func refused(_ messages: Messages) -> CollectorError {
         let error = errno
+        guard ![EMFILE, ENFILE, ENOMEM].contains(error) else {
+            return CollectorError(
+                cause: "BPF programs: \(String(cString: strerror(error)))",
+                remedy: error == ENOMEM ? "" : "raise the limit of open files: ulimit -n")
+        }
         let capabilities = Capabilities.effective
         let needed: [Capabilities] = [.bpf, .perfmon]
         let missing = needed.filter { !capabilities.contains($0) && !capabilities.contains(.sysAdmin) }

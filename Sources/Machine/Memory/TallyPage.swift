@@ -31,6 +31,11 @@ final class TallyPage: @unchecked Sendable {
     /// The answer to ``TallyLeaf/page``.
     var registers: CPUIDRegisters { CPUIDRegisters(pageAt: Self.address, size: size) }
 
+    /// The call that gives the file its size, with the reason that is likely.
+    private static func sizing(_ errno: Int32) -> String {
+        "ftruncate" + (errno == EFBIG ? " of the tally page, for which a limit of file sizes holds (ulimit -f)" : "")
+    }
+
     /// - Parameter cpus: the most vCPUs that the machine will have.
     init(cpus: Int) throws(MachineError) {
         self.cpus = cpus
@@ -38,7 +43,7 @@ final class TallyPage: @unchecked Sendable {
         let descriptor = vmtally_memory_file("vmtally-page")
         guard descriptor >= 0 else { throw .system(call: "memfd_create", errno: -descriptor) }
         file = FileDescriptor(owning: descriptor)
-        guard ftruncate(descriptor, size) == 0 else { throw .system(call: "ftruncate", errno: errno) }
+        guard ftruncate(descriptor, size) == 0 else { throw .system(call: Self.sizing(errno), errno: errno) }
         guard let mapping = mmap(nil, size, PROT_READ, MAP_SHARED, descriptor, 0), mapping != MAP_FAILED else {
             throw .system(call: "mmap", errno: errno)
         }

@@ -106,7 +106,10 @@ public struct BootComparisonReport: Sendable {
 
     static func percent(_ share: Double) -> String {
         guard share.isFinite else { return share > 0 ? "new" : "" }
-        let text = fixed(abs(share) * 100, abs(share) < 0.00995 ? 2 : 1)
+        let size = abs(share)
+        // What is not zero is not shown as zero.
+        let digits = size >= 0.00995 ? 1 : size == 0 || size >= 0.00005 ? 2 : 6
+        let text = fixed(size * 100, digits)
         return (share < 0 ? "-" : "") + text + " %"
     }
 

@@ -22,12 +22,12 @@ struct AttachCommand: ParsableCommand {
             table goes to standard output (docs/attach.md). The exit status is that of the program after --.
             """)
 
-    @Argument(help: ArgumentHelp("all: every VM of this host.", valueName: "all"))
+    @Argument(help: ArgumentHelp("all: every VM of this host.", valueName: "all"), completion: .list(["all"]))
     var target: String?
 
     @Option(
         name: [.customShort("p"), .customLong("vm")], help: "The VM: its process's pid, or its name.",
-        completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
+        completion: .custom { _, _, _ in Completions.machines })
     var vm: String?
 
     @Option(help: ArgumentHelp("End after this many seconds.", valueName: "seconds"))

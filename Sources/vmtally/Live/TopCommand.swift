@@ -47,7 +47,7 @@ struct TopCommand: ParsableCommand {
 
     @Option(
         name: [.customShort("p"), .customLong("vm")], help: "Only this VM: its process's pid, or its name.",
-        completion: .custom { _, _, _ in RunningMachine.all().map(\.name) })
+        completion: .custom { _, _, _ in Completions.machines })
     var vm: String?
 
     @Option(help: "Who counts: auto, module, bpf, tracefs or statistics.")

@@ -30,8 +30,17 @@ struct SandboxOptions: ParsableArguments {
             guard stat(jail, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
                 throw Failure("--jail \(jail): not a folder; an empty one that nobody writes to is best")
             }
+            // The folder itself, whatever the process's own is: that lies below what is mounted on it.
+            guard let path = realpath(jail, nil) else {
+                throw Failure("--jail \(jail): \(String(cString: strerror(errno)))")
+            }
+            defer { free(path) }
+            let folder = String(cString: path)
+            guard folder != "/" else {
+                throw Failure("--jail \(jail): the root of all files keeps nobody in; an empty folder is best")
+            }
             do throws(SystemError) {
-                configuration.jail = try Jail.enter(folder: jail)
+                configuration.jail = try Jail.enter(folder: folder)
             } catch {
                 throw Failure("--jail: \(error). \(Self.remedy(error))")
             }

@@ -31,10 +31,12 @@ enum CommandLineTool {
 
     /// Runs a shell script with $VMTALLY and the $variables given; a script that hangs is killed and ends with 137.
     ///
-    /// - Parameter signal: sent to the tool once it has written something to standard output; then the script must be
-    ///   one `exec`.
+    /// - Parameters:
+    ///   - signal: sent to the tool once it has written something to standard output; then the script must be one `exec`.
+    ///   - isSentAgain: and then every 0.3 ms, as long as the tool is there.
     static func run(
-        _ script: String, _ variables: [String: String] = [:], seconds: Int = hang, signal: Int32? = nil
+        _ script: String, _ variables: [String: String] = [:], seconds: Int = hang, signal: Int32? = nil,
+        isSentAgain: Bool = false
     ) throws -> Outcome {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/bin/sh")
@@ -56,6 +58,10 @@ enum CommandLineTool {
         if let signal {
             outputBytes = output.fileHandleForReading.availableData
             kill(process.processIdentifier, signal)
+            while isSentAgain, process.isRunning {
+                usleep(300)
+                kill(process.processIdentifier, signal)
+            }
         }
         outputBytes += output.fileHandleForReading.readDataToEndOfFile()
         errors.sync {}
