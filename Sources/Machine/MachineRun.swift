@@ -105,7 +105,7 @@ extension Machine {
         }
         gate.open()
         let deadline = deadline(milliseconds: configuration.timeoutMilliseconds)
-        control.wait(until: deadline, signals, recorder: recorder)
+        control.wait(until: deadline, signals, recorder: recorder) { output.writeWhatWaits() }
         output.endOfRun()
         threads.forEach { $0.join() }
         let end = ending

@@ -78,6 +78,10 @@ enum Lab {
 }
 
 extension TemporaryFolder {
+    /// Makes a guest as docs/guests.md wants it out of assembly.
+    static let bareMetal =
+        "-nostdlib -static -no-pie -Wl,-Ttext=0x100000 -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096"
+
     /// The guest of Scripts/storm.S; its path.
     func storm(cpuids: Int, outs: Int, idle: Bool = false) throws -> String {
         let name = "storm-\(cpuids)-\(outs)\(idle ? "-idle" : "")"
@@ -85,8 +89,7 @@ extension TemporaryFolder {
         if access(path + "/" + name, R_OK) == 0 { return path + "/" + name }
         return try compile(
             "storm.S",
-            "-nostdlib -static -no-pie -DCPUIDS=\(cpuids) -DOUTS=\(outs)\(idle ? " -DIDLE" : "") -Wl,-Ttext=0x100000 "
-                + "-Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096", named: name)
+            "\(Self.bareMetal) -DCPUIDS=\(cpuids) -DOUTS=\(outs)\(idle ? " -DIDLE" : "")", named: name)
     }
 
     /// Compiles a program of Scripts; its path.

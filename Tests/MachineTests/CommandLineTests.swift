@@ -337,6 +337,21 @@ struct CommandLineTests {
         #expect(outcome.status == status && outcome.error.contains(message), "\(outcome.status) \(outcome.error)")
     }
 
+    @Test(
+        "a document's file may be written with =, and standard output be left out, whatever follows",
+        arguments: [
+            ("demo --json=$FOLDER/file --cpus 1", true), ("cpuid --csv=$FOLDER/file --leaf 1", true),
+            ("cpuid --json $FOLDER/file --leaf 1", true), ("cpuid --json --leaf 1", false), ("cpuid --csv", false),
+            ("top --batch --csv=$FOLDER/file -n 1 -i 0.01", true), ("top --batch --json -n 1 -i 0.01", false),
+        ])
+    func documentsFile(command: String, isFile: Bool) throws {
+        let outcome = try CommandLineTool.run("exec $VMTALLY \(command)", ["FOLDER": folder.path])
+        #expect(outcome.status == 0, "\(outcome.error)")
+        let text = try #require(isFile ? folder.text("file") : outcome.output)
+        #expect(text.hasPrefix("{") || text.hasPrefix("\"") || text.contains(","), "\(text)")
+        if isFile { #expect(!outcome.output.hasPrefix("{")) }
+    }
+
     @Test("a document goes where a link leads, to a file that is not there yet as well") func danglingLink() throws {
         let outcome = try CommandLineTool.run(
             "mkdir $FOLDER/there; ln -s there/file $FOLDER/link; exec $VMTALLY cpuid --json $FOLDER/link",

@@ -84,6 +84,14 @@ struct EndTests {
         #expect(reason() == "interrupted \(128 + signal)")
     }
 
+    @Test("a prompt without a newline is seen while the guest waits") func prompt() throws {
+        let spinner = TinyGuest(Assembly.edx(0x3F8) + Assembly.eax(0x3E) + [0xEE, 0xEB, 0xFE])
+        let outcome = try CommandLineTool.run(
+            "exec $VMTALLY run --guest $GUEST --live-cpuid off --quiet",
+            ["GUEST": try folder.file("guest", spinner.elf)], signal: SIGTERM)
+        #expect(outcome.status == 128 + SIGTERM && outcome.output == ">")
+    }
+
     @Test("a signal that comes twice costs no tally", arguments: [SIGTERM, SIGHUP]) func again(signal: Int32) throws {
         let guest = try folder.file("guest", Self.spinner.elf)
         for _ in 0..<5 {

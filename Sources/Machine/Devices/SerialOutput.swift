@@ -5,7 +5,8 @@ import Synchronization
 
 /// Where the bytes go that a guest sends to its serial port.
 ///
-/// Bytes are written at each newline, when the buffer is full and at the end of the run; to a terminal, at once.
+/// Bytes are written at each newline, when the buffer is full, about once a second and at the end of the run; to a
+/// terminal, at once.
 /// A reader that went away costs the guest its output, not its life: the bytes are dropped, the exits still counted, and
 /// ``loss`` tells. For one that is slow the vCPU waits, as long as the run lasts.
 public final class SerialOutput: Sendable {
@@ -144,6 +145,13 @@ public final class SerialOutput: Sendable {
     /// From now on no vCPU waits for the reader: what it has not taken stays in the buffer for ``flush()``.
     func endOfRun() {
         runHasEnded.store(true, ordering: .relaxed)
+    }
+
+    /// Writes what waits for its newline, such as a prompt, as far as the reader takes it at once.
+    func writeWhatWaits() {
+        guard case .descriptor = target else { return }
+        // A vCPU that waits for the reader has the lock.
+        _ = buffer.withLockIfAvailable { drain(&$0) }
     }
 
     /// Writes what is buffered. False when the reader has not taken all of it after a moment.

@@ -113,15 +113,20 @@ final class RunControl: Sendable {
     /// While guests have not shown their #GP handlers the vCPUs are called out of the guest at growing intervals, so
     /// that the handler of a guest that makes no exits is found too.
     ///
-    /// - Parameter recorder: ends an interval now and then.
-    func wait(until deadline: UInt64, _ signals: borrowing EndingSignals, recorder: RunRecorder? = nil) {
+    /// - Parameters:
+    ///   - recorder: ends an interval now and then.
+    ///   - idle: called about once a second, or more often.
+    func wait(
+        until deadline: UInt64, _ signals: borrowing EndingSignals, recorder: RunRecorder? = nil,
+        idle: () -> Void = {}
+    ) {
         let step = recorder?.configuration.nanoseconds ?? .max
         var tick = recorder == nil ? .max : monotonicNanoseconds() &+ step
         var next = monotonicNanoseconds() + Self.firstNudge
         var interval = Self.firstNudge
         while end == nil {
             let nudging = state.withLock { !$0.waitingForHandler.isEmpty }
-            switch sleep(until: min(nudging ? min(deadline, next) : deadline, tick), signals) {
+            switch sleep(until: min(nudging ? min(deadline, next) : deadline, tick), signals, idle) {
             case .signal(let signal): finish(.interrupted(signal: signal))
             case .timeout where monotonicNanoseconds() >= deadline: finish(.timeout)
             case .timeout where monotonicNanoseconds() >= tick:
@@ -150,7 +155,7 @@ final class RunControl: Sendable {
     /// Should a wake-up get lost, it is noticed all the same, ms.
     private static let look: UInt64 = 1000
 
-    private func sleep(until deadline: UInt64, _ signals: borrowing EndingSignals) -> Wakeup {
+    private func sleep(until deadline: UInt64, _ signals: borrowing EndingSignals, _ idle: () -> Void) -> Wakeup {
         var waits = [
             pollfd(fd: finished.rawValue, events: Int16(POLLIN), revents: 0),
             pollfd(fd: signals.descriptor, events: Int16(POLLIN), revents: 0),
@@ -159,6 +164,7 @@ final class RunControl: Sendable {
             let now = monotonicNanoseconds()
             let left = (max(deadline, now) - now) / 1_000_000
             let ready = poll(&waits, 2, Int32(left < Self.look ? left + 1 : Self.look))
+            if ready == 0 { idle() }
             if ready > 0, waits[1].revents != 0, let signal = signals.next() {
                 return .signal(signal)
             }

@@ -29,7 +29,7 @@ struct TopCommand: ParsableCommand {
     var count: Int?
 
     @Option(
-        defaultAsFlag: "-",
+        defaultAsFlag: "-", parsing: .next,
         help: ArgumentHelp(
             """
             With --batch: a JSON document on a line for each interval, in this file; -, or no word behind it, is \
@@ -39,7 +39,7 @@ struct TopCommand: ParsableCommand {
     var json: String?
 
     @Option(
-        defaultAsFlag: "-",
+        defaultAsFlag: "-", parsing: .next,
         help: ArgumentHelp(
             "With --batch: likewise a line of comma-separated values for each VM and reason.", valueName: "file"),
         completion: .file())

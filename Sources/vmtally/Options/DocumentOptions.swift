@@ -3,9 +3,11 @@ import ArgumentParser
 import Rendering
 
 /// `--json` and `--csv` of a command that prints a table.
+///
+/// Parsed as `.next`: the parser's own way drops the file of `--json=FILE` when another option follows.
 struct DocumentOptions: ParsableArguments {
     @Option(
-        defaultAsFlag: "-",
+        defaultAsFlag: "-", parsing: .next,
         help: ArgumentHelp(
             "Write JSON to this file; -, or no word behind it, is standard output, then in the table's place.",
             valueName: "file"),
@@ -13,7 +15,7 @@ struct DocumentOptions: ParsableArguments {
     var json: String?
 
     @Option(
-        defaultAsFlag: "-",
+        defaultAsFlag: "-", parsing: .next,
         help: ArgumentHelp("Likewise comma-separated values.", valueName: "file"),
         completion: .file())
     var csv: String?
