@@ -125,7 +125,8 @@ struct LabTests {
         .enabled(if: Lab.isPatient, "VMTALLY_SLOW_TESTS is not set: it takes a quarter of an hour"),
         arguments: [
             Patched(
-                ground: "svm", checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2", "attach", "joined"]),
+                ground: "svm",
+                checks: ["--quick", "counts", "late", "beside", "vendor", "privileges", "l2", "attach", "joined"]),
             Patched(ground: "svm", checks: ["story"]),
             Patched(ground: "svm", checks: ["--version", "newest", "--quick", "late", "l2"]),
             Patched(ground: "vmx", checks: ["--quick", "late", "emulated"]),
