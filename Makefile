@@ -133,8 +133,12 @@ deb: history export
 tarball: history export
 	Packaging/tarball
 
+# What strangers build on has a documentation comment for each public declaration.
+documented := Sources/KVM Sources/ExitStats Sources/BootRecords
 lint:
 	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Plugins guest-probe Benchmarks History Exporter
+	$(SWIFT) format lint --strict --recursive $(documented) --configuration \
+		"$$(sed 's/"rules": {/&"AllPublicDeclarationsHaveDocumentation": true,/' .swift-format)"
 
 clean:
 	rm -rf .build .build-static .build-asan .build-fuzz .build-fuzz-coverage .build-history .build-export .build-manual build

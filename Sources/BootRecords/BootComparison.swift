@@ -18,16 +18,21 @@ public struct BootComparison: Sendable {
 
     /// One quantity in both.
     public struct Row: Sendable {
+        /// What it is part of.
         public let group: Group
+        /// The kernel's name of a reason, or words for a total.
         public let name: String
         /// Medians.
         public let before: Double
+        /// The candidate's.
         public let after: Double
         /// The difference of the medians and its 95 % bootstrap interval.
         public let difference: Double
+        /// Of the difference, 95 % by bootstrap.
         public let interval: ClosedRange<Double>
         /// Corrected for the number of quantities; nil for what is shown only, such as times.
         public let p: Double?
+        /// It stands out from chance, all quantities considered.
         public let isSignificant: Bool
         /// The median of the total that this is part of, in the baseline.
         public let whole: Double
@@ -40,7 +45,9 @@ public struct BootComparison: Sendable {
 
     /// Two configurations beside each other.
     public struct Pair: Sendable {
+        /// The baseline's.
         public let before: BootConfiguration
+        /// The candidate's.
         public let after: BootConfiguration
         /// Significant ones first, then by the size of the change.
         public let rows: [Row]
@@ -49,12 +56,17 @@ public struct BootComparison: Sendable {
         /// Why something of it could not be judged; empty when all was.
         public let unjudged: [String]
 
+        /// Those that stand out from chance.
         public var significant: [Row] { rows.filter(\.isSignificant) }
     }
 
+    /// What it is compared with.
     public let baseline: BootRecording
+    /// What is compared.
     public let candidate: BootRecording
+    /// Of bootstrap and permutations.
     public let seed: UInt64
+    /// Configurations of the same name; where each recording has one alone, those two.
     public let pairs: [Pair]
     /// Configurations that only one of the two has.
     public let unmatched: [String]

@@ -4,25 +4,36 @@ import FoundationEssentials
 
 /// Boots as they were recorded: schema `vmtally.boot/1` (docs/boot-protocol.md). Integers; names are the kernel's.
 public struct BootRecording: Codable, Equatable, Sendable {
+    /// The document's name and version.
     public static let schema = "vmtally.boot/1"
+    /// Of `vmtally boot`: docs/boot-protocol.md.
     public static let boots = "vmtally-boot-protocol/1"
     /// Of `vmtally attach`: a run is an interval of a VM that somebody else started (docs/attach.md).
     public static let intervals = "vmtally-attach/1"
 
+    /// What recorded.
     public struct Tool: Codable, Equatable, Sendable {
+        /// The program's.
         public var name: String
+        /// With the commit behind a plus sign.
         public var version: String
 
+        /// A program of this name and version.
         public init(name: String, version: String) {
             self.name = name
             self.version = version
         }
     }
 
+    /// Where it was recorded.
     public struct Host: Codable, Equatable, Sendable {
+        /// The processor's name for itself.
         public var cpu: String
+        /// KVM's module: `kvm_intel`, `kvm_amd`, `kvm_pvm`.
         public var backend: String
+        /// The release, as uname(2) has it.
         public var kernel: String
+        /// TSC frequency in kHz, 0 if unknown.
         public var tscKHz: UInt32
         /// The emulator that the host itself runs in; absent on a processor, and in older recordings.
         public var emulator: String?
@@ -32,6 +43,7 @@ public struct BootRecording: Codable, Equatable, Sendable {
             case tscKHz = "tsc_khz"
         }
 
+        /// A host of these names.
         public init(cpu: String, backend: String, kernel: String, tscKHz: UInt32, emulator: String? = nil) {
             self.emulator = emulator
             self.cpu = cpu
@@ -41,16 +53,21 @@ public struct BootRecording: Codable, Equatable, Sendable {
         }
     }
 
+    /// As it stands in the document.
     public var schema = Self.schema
     /// The rules that the boots follow.
     public var protocolName = Self.boots
+    /// What recorded.
     public var tool: Tool
+    /// What the user calls it.
     public var label: String
     /// Seconds since 1970.
     public var recorded: Int
     /// Of the order of the runs.
     public var seed: UInt64
+    /// Where it was recorded.
     public var host: Host
+    /// What was booted; each name once.
     public var configurations: [BootConfiguration]
     /// True: a signal ended the recording before all boots were made. Absent otherwise.
     public var cutOff: Bool?
@@ -61,6 +78,7 @@ public struct BootRecording: Codable, Equatable, Sendable {
         case cutOff = "cut_off"
     }
 
+    /// - Parameter recorded: seconds since 1970.
     public init(
         tool: Tool, label: String, recorded: Int, seed: UInt64, host: Host, configurations: [BootConfiguration]
     ) {
@@ -125,7 +143,9 @@ public struct BootRecording: Codable, Equatable, Sendable {
     }
 }
 
+/// Bytes that are no recording, or one that contradicts itself.
 public struct BootRecordingError: Error, CustomStringConvertible, Sendable {
+    /// What is wrong with it.
     public let description: String
 
     init(_ description: String) {
@@ -139,12 +159,14 @@ public struct BootConfiguration: Codable, Equatable, Sendable {
     public struct File: Codable, Equatable, Sendable {
         /// Without folders.
         public var name: String
+        /// Its size.
         public var bytes: Int
         /// As cksum(1) prints it.
         public var cksum: UInt32
         /// The version that a bzImage tells of itself.
         public var version: String?
 
+        /// - Parameter contents: the whole file.
         public init(name: String, contents: UnsafeRawBufferPointer) {
             self.name = name
             bytes = contents.count
@@ -166,16 +188,21 @@ public struct BootConfiguration: Codable, Equatable, Sendable {
     public var name: String
     /// `vmtally`, or another VMM's command line.
     public var vmm: String
+    /// vCPUs.
     public var cpus: Int
+    /// Guest RAM, MiB.
     public var memoryMiB: Int
     /// `virtio`, `serial` or `none`.
     public var console: String
     /// Absent where a VM that ran already was recorded: nobody knows its kernel.
     public var kernel: File?
+    /// Absent without one.
     public var initrd: File?
+    /// The kernel's.
     public var commandLine: String
     /// What ended the boot: `port 0xF5`, or a text on the console in quotes.
     public var marker: String
+    /// Its boots, in the order in which they were made.
     public var runs: [BootRun]
     /// Exits over time, all runs together; absent where no tracepoint tells.
     public var series: BootSeries?
@@ -188,6 +215,7 @@ public struct BootConfiguration: Codable, Equatable, Sendable {
         case commandLine = "command_line"
     }
 
+    /// A configuration without boots.
     public init(
         name: String, vmm: String, cpus: Int, memoryMiB: Int, console: String, kernel: File?, initrd: File?,
         commandLine: String, marker: String
@@ -209,12 +237,16 @@ public struct BootConfiguration: Codable, Equatable, Sendable {
 public struct BootRun: Codable, Equatable, Sendable {
     /// VM exits between two messages of the kernel's log.
     public struct Phase: Codable, Equatable, Sendable {
+        /// The message of the kernel's log that it begins with.
         public var name: String
         /// From the first KVM_RUN, ns.
         public var start: UInt64
+        /// VM exits.
         public var exits: UInt64
+        /// Userspace exits.
         public var userspace: UInt64
 
+        /// A phase that begins at `start` ns.
         public init(name: String, start: UInt64, exits: UInt64, userspace: UInt64) {
             self.name = name
             self.start = start
@@ -236,6 +268,7 @@ public struct BootRun: Codable, Equatable, Sendable {
     public var userspace: ExitCounts
     /// Absent where nothing counts them.
     public var hardware: ExitCounts?
+    /// Absent where the kernel's log was not seen.
     public var phases: [Phase]?
 
     enum CodingKeys: String, CodingKey {
@@ -244,6 +277,7 @@ public struct BootRun: Codable, Equatable, Sendable {
         case hardware = "vm_exits"
     }
 
+    /// One boot of `nanoseconds`.
     public init(index: Int, nanoseconds: UInt64, userspace: ExitCounts, hardware: ExitCounts?, phases: [Phase]?) {
         self.index = index
         self.nanoseconds = nanoseconds
@@ -270,6 +304,7 @@ public struct BootSeries: Codable, Equatable, Sendable {
         case hardware = "vm_exits"
     }
 
+    /// Exits of `runs` boots in spans of `interval` ns.
     public init(runs: Int, interval: UInt64, hardware: [String: [UInt64]], userspace: [String: [UInt64]]) {
         self.runs = runs
         self.interval = interval
@@ -282,8 +317,10 @@ public struct BootSeries: Codable, Equatable, Sendable {
 public struct BootFunction: Codable, Equatable, Sendable {
     /// Its name, or an address in hexadecimal where no symbol is known.
     public var name: String
+    /// VM exits.
     public var exits: UInt64
 
+    /// A function and its VM exits.
     public init(name: String, exits: UInt64) {
         self.name = name
         self.exits = exits
@@ -296,6 +333,7 @@ public enum Checksum {
         (0..<8).reduce(UInt32(index) << 24) { sum, _ in sum << 1 ^ (sum >> 31) &* 0x04C1_1DB7 }
     }
 
+    /// The sum of all bytes and of their number, 32 bits.
     public static func posix(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
         table.withUnsafeBufferPointer { table in
             var sum: UInt32 = 0

@@ -11,7 +11,9 @@ public struct ConfigurationFilter: Sendable, CustomStringConvertible {
         words = Substring(text).split { $0 == " " || $0 == "," }.map { Self.aliases[$0] ?? $0 }
     }
 
+    /// It takes all configurations.
     public var isEmpty: Bool { words.isEmpty }
+    /// The words, with spaces between.
     public var description: String { words.joined(separator: " ") }
 
     /// Whether a configuration's name has them all.

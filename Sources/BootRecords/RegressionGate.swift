@@ -4,6 +4,7 @@
 ///
 /// A gate passes only when it could see all that it is to judge.
 public struct RegressionGate: Equatable, Sendable {
+    /// What a gate says.
     public enum Verdict: String, Codable, Sendable {
         case passed
         case regression
@@ -18,12 +19,14 @@ public struct RegressionGate: Equatable, Sendable {
     /// Why something could not be judged.
     public let unjudged: [String]
 
+    /// What was found.
     public init(limit: Double, regressions: [String], unjudged: [String]) {
         self.limit = limit
         self.regressions = regressions
         self.unjudged = unjudged
     }
 
+    /// A regression, if there is any; passed, if all could be judged.
     public var verdict: Verdict {
         !regressions.isEmpty ? .regression : !unjudged.isEmpty ? .notJudged : .passed
     }
@@ -40,6 +43,7 @@ public struct RegressionGate: Equatable, Sendable {
 
 /// A share as people write it: `2%`, or `0.02`.
 public struct Share: Equatable, Sendable {
+    /// 0.02 for 2 %.
     public let value: Double
 
     /// - Throws: ``ShareError``; for a bare number from 1 on too, of which half the readers think that it is in percent.
@@ -58,6 +62,7 @@ public enum ShareError: Error, Equatable, CustomStringConvertible {
     case notAShare(String)
     case ambiguous(String)
 
+    /// What is wrong with the text, and the remedy.
     public var description: String {
         switch self {
         case .notAShare(let text): "'\(text)' is not a share: give 2% or 0.02"

@@ -9,6 +9,7 @@ extension SplitMix64 {
     }
 }
 
+/// Medians, and whether two samples differ.
 public enum Statistics {
     /// The middle value, or the mean of the two in the middle; NaN without values.
     public static func median(_ values: [Double]) -> Double {

@@ -7,6 +7,7 @@ extension ExitCounts: Codable {
         case byReason = "by_reason"
     }
 
+    /// Counts by name; times are left out.
     public func encode(to encoder: any Encoder) throws {
         var container = encoder.container(keyedBy: CodingKeys.self)
         try container.encode(source, forKey: .source)

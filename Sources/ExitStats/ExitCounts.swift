@@ -37,6 +37,7 @@ public struct ExitCounts: Equatable, Sendable {
         /// Likewise: in userspace, for VM exits that got that far.
         public var userspace: UInt64
 
+        /// Times without ``durations``.
         public init(
             cycles: UInt64, range: ClosedRange<UInt64>? = nil, buckets: [UInt64] = [], halted: UInt64 = 0,
             userspace: UInt64 = 0
@@ -140,10 +141,12 @@ public struct ExitCounts: Equatable, Sendable {
     public struct Reason: Equatable, Sendable {
         /// Code of the vocabulary; nil: all codes that the source has no counter of their own for.
         public var code: UInt32?
+        /// Exits.
         public var count: UInt64
         /// nil where the source does not time exits.
         public var times: Times?
 
+        /// One reason's exits.
         public init(code: UInt32?, count: UInt64, times: Times? = nil) {
             self.code = code
             self.count = count
@@ -151,6 +154,7 @@ public struct ExitCounts: Equatable, Sendable {
         }
     }
 
+    /// Who counted.
     public let source: Source
     /// What the codes mean; nil where only the total is known.
     public let vocabulary: TallyFeatures.Vocabulary?

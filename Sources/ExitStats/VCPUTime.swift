@@ -3,6 +3,7 @@
 /// Where vCPUs spent their time, TSC cycles, as a host kernel with the series of kernel-patch/ or the module of
 /// kernel-module/ accounts for it.
 public struct VCPUTime: Equatable, Sendable {
+    /// In the guest.
     public let guest: UInt64
     /// From VM exit to VM entry, without userspace and without blocking.
     public let kernel: UInt64
@@ -13,6 +14,7 @@ public struct VCPUTime: Equatable, Sendable {
     /// Without a CPU, while the kernel would have gone on.
     public let preempted: UInt64
 
+    /// All five, TSC cycles.
     public init(guest: UInt64, kernel: UInt64, userspace: UInt64, blocked: UInt64, preempted: UInt64) {
         self.guest = guest
         self.kernel = kernel
@@ -21,6 +23,7 @@ public struct VCPUTime: Equatable, Sendable {
         self.preempted = preempted
     }
 
+    /// Of two vCPUs, or of two spans.
     public static func + (one: VCPUTime, other: VCPUTime) -> VCPUTime {
         VCPUTime(
             guest: one.guest &+ other.guest, kernel: one.kernel &+ other.kernel,

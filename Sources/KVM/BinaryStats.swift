@@ -19,10 +19,13 @@ public struct BinaryStats: ~Copyable, Sendable {
         public let name: String
         /// One value, or a histogram's buckets in order.
         public let values: [UInt64]
+        /// How the values change.
         public let kind: Kind
+        /// What the values are of.
         public let unit: Unit
         /// A value times `base` to the power of `exponent` is in units of `unit`: seconds, 10 and -9 are nanoseconds.
         public let base: Base
+        /// Of ``base``; negative for fractions.
         public let exponent: Int16
         /// Width of a linear histogram's buckets, 0 for other kinds. The last bucket takes the rest.
         public let bucketSize: UInt32
@@ -31,6 +34,7 @@ public struct BinaryStats: ~Copyable, Sendable {
         public var value: UInt64? { values.count == 1 ? values.first : nil }
     }
 
+    /// `KVM_STATS_TYPE_*`.
     public enum Kind: Equatable, Sendable {
         /// Only grows.
         case cumulative
@@ -45,16 +49,19 @@ public struct BinaryStats: ~Copyable, Sendable {
         case unknown(UInt32)
     }
 
+    /// `KVM_STATS_UNIT_*`.
     public enum Unit: Equatable, Sendable {
         case none, bytes, seconds, cycles, boolean
         case unknown(UInt32)
     }
 
+    /// `KVM_STATS_BASE_*`.
     public enum Base: Equatable, Sendable {
         case ten, two
         case unknown(UInt32)
     }
 
+    /// What `KVM_GET_STATS_FD` gave.
     public let fd: FileDescriptor
     private let layout: BinaryStatsLayout
 

@@ -5,6 +5,7 @@ import CLinuxKVM
 /// What KVM answers a guest's CPUID from a vCPU's table. All function names are those of arch/x86/kvm/cpuid.c; the
 /// rules are the same from Linux 6.1 to 6.18.
 extension CPUIDTable {
+    /// The four registers of a CPUID, 32 bits each.
     public typealias Answer = (eax: UInt32, ebx: UInt32, ecx: UInt32, edx: UInt32)
 
     /// The four registers after a guest's CPUID with `leaf` in EAX and `subleaf` in ECX (`kvm_cpuid()`).
@@ -77,9 +78,11 @@ extension CPUIDTable {
 extension CPUIDTable {
     /// The state of a vCPU that shows in its CPUID.
     public struct VCPUState: Equatable, Sendable {
+        /// CR4: OSXSAVE, OSPKE and the like show in leaves 1 and 7.
         public var cr4: UInt64
         /// IA32_APIC_BASE, in `kvm_sregs.apic_base`.
         public var apicBase: UInt64
+        /// XCR0, which decides about the sizes in leaf 0xD.
         public var xcr0: UInt64
         /// IA32_XSS; counts since Linux 6.18 only, and before that a guest cannot set a bit of it.
         public var xss: UInt64
@@ -89,6 +92,7 @@ extension CPUIDTable {
         /// Whether KVM_X86_DISABLE_EXITS_HLT is on, which takes KVM_FEATURE_PV_UNHALT away.
         public var haltsInGuest: Bool
 
+        /// A state of these registers.
         public init(
             cr4: UInt64, apicBase: UInt64, xcr0: UInt64, xss: UInt64 = 0, miscEnable: UInt64? = nil,
             haltsInGuest: Bool = false

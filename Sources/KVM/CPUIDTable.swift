@@ -11,8 +11,10 @@ import Linux
 /// try vcpu.setCPUID(table)
 /// ```
 public struct CPUIDTable: Equatable, Sendable {
+    /// In the order in which KVM searches them.
     public var entries: [kvm_cpuid_entry2]
 
+    /// A table of these entries.
     public init(entries: [kvm_cpuid_entry2] = []) {
         self.entries = entries
     }
@@ -51,6 +53,7 @@ public struct CPUIDTable: Equatable, Sendable {
         entries.removeAll { $0.function == leaf && (subleaf == nil || $0.index == subleaf) }
     }
 
+    /// Whether all entries are the same, in the same order; padding aside.
     public static func == (left: CPUIDTable, right: CPUIDTable) -> Bool {
         left.entries.elementsEqual(right.entries) {
             $0.function == $1.function && $0.index == $1.index && $0.flags == $1.flags

@@ -6,8 +6,10 @@ import CLinuxKVM
 /// Known by number rather than by the build host's header, so that one binary asks any kernel. Numbers are the kernel's
 /// ABI and the same on every architecture.
 public struct Capability: RawRepresentable, Hashable, Sendable {
+    /// The number of `KVM_CAP_*`.
     public let rawValue: Int32
 
+    /// Out of the number of `KVM_CAP_*`, known here or not.
     public init(rawValue: Int32) {
         self.rawValue = rawValue
     }
@@ -23,28 +25,49 @@ public struct Capability: RawRepresentable, Hashable, Sendable {
 
 /// Those that something here asks for or enables; any other by its number.
 extension Capability {
+    /// PIC, I/O APIC and local APICs in the kernel (kvm/api.rst 4.24).
     public static let irqChip = Capability(rawValue: KVM_CAP_IRQCHIP)
+    /// Writes to memory-mapped devices that need no exit each (4.116).
     public static let coalescedMMIO = Capability(rawValue: KVM_CAP_COALESCED_MMIO)
+    /// Breakpoints and single steps in the guest (4.87).
     public static let setGuestDebug = Capability(rawValue: KVM_CAP_SET_GUEST_DEBUG)
+    /// The i8254 in the kernel (4.71).
     public static let pit2 = Capability(rawValue: KVM_CAP_PIT2)
+    /// An eventfd instead of an exit (4.59).
     public static let ioEventFD = Capability(rawValue: KVM_CAP_IOEVENTFD)
+    /// `KVM_GET_XSAVE` (4.42).
     public static let xsave = Capability(rawValue: KVM_CAP_XSAVE)
+    /// `KVM_GET_XCRS` (4.44).
     public static let xcrs = Capability(rawValue: KVM_CAP_XCRS)
+    /// The value: how many vCPUs a machine may have.
     public static let maxVCPUs = Capability(rawValue: KVM_CAP_MAX_VCPUS)
+    /// The local APIC's TSC-deadline mode.
     public static let tscDeadlineTimer = Capability(rawValue: KVM_CAP_TSC_DEADLINE_TIMER)
+    /// Registers in the run page; the value: which sets of them.
     public static let syncRegs = Capability(rawValue: KVM_CAP_SYNC_REGS)
+    /// An MSI without a route (4.70).
     public static let signalMSI = Capability(rawValue: KVM_CAP_SIGNAL_MSI)
+    /// Memory slots that the guest cannot write (4.35).
     public static let readOnlyMem = Capability(rawValue: KVM_CAP_READONLY_MEM)
+    /// Local APICs in the kernel, I/O APIC and PIC in userspace (7.5).
     public static let splitIRQChip = Capability(rawValue: KVM_CAP_SPLIT_IRQCHIP)
+    /// Hyper-V's synthetic interrupt controller.
     public static let hyperVSYNIC = Capability(rawValue: KVM_CAP_HYPERV_SYNIC)
+    /// As ``coalescedMMIO``, for ports.
     public static let coalescedPIO = Capability(rawValue: KVM_CAP_COALESCED_PIO)
+    /// How long the kernel polls before a halted vCPU sleeps, ns (7.20).
     public static let haltPoll = Capability(rawValue: KVM_CAP_HALT_POLL)
+    /// Accesses to MSRs that KVM refuses exit to userspace (7.21).
     public static let x86UserSpaceMSR = Capability(rawValue: KVM_CAP_X86_USER_SPACE_MSR)
+    /// Which MSRs KVM leaves to userspace (4.97).
     public static let x86MSRFilter = Capability(rawValue: KVM_CAP_X86_MSR_FILTER)
+    /// Hypercalls that exit to userspace; the value: which.
     public static let exitHypercall = Capability(rawValue: KVM_CAP_EXIT_HYPERCALL)
+    /// `KVM_GET_STATS_FD` (4.133).
     public static let binaryStatsFD = Capability(rawValue: KVM_CAP_BINARY_STATS_FD)
     /// Newer than the header of Debian 12.
     public static let preFaultMemory = Capability(rawValue: 236)
+    /// The value: bytes of `KVM_GET_XSAVE2` (4.134).
     public static let xsave2 = Capability(rawValue: KVM_CAP_XSAVE2)
 }
 

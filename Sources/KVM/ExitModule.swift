@@ -8,6 +8,7 @@ import Linux
 ///
 /// Opening takes CAP_SYS_ADMIN in the first user namespace.
 public struct ExitModule: ~Copyable, Sendable {
+    /// The module's device.
     public static let path = "/dev/vmtally"
 
     /// Whether the module is loaded.
@@ -15,6 +16,7 @@ public struct ExitModule: ~Copyable, Sendable {
 
     private let file: FileDescriptor
 
+    /// - Throws: with a remedy when the module is not loaded, or this process may not ask it.
     public init(path: String = ExitModule.path) throws(KVMError) {
         let descriptor = Glibc.open(path, O_RDWR | O_CLOEXEC)
         guard descriptor >= 0 else { throw KVMError(call: path, errno: errno, remedy: Self.remedy(opening: errno)) }
@@ -107,7 +109,9 @@ public struct ExitModuleList: Equatable, Sendable {
         public let id: UInt64
         /// The process that owns it; 0 outside of our PID namespace.
         public let pid: pid_t
+        /// How many vCPUs.
         public let vcpus: Int
+        /// VM exits of all its vCPUs since counting began.
         public let exits: UInt64
         /// TSC cycles from VM exit to VM entry.
         public let cycles: UInt64
@@ -119,6 +123,7 @@ public struct ExitModuleList: Equatable, Sendable {
 
     /// As they are written to the device: `allow all`, `allow 1234`, `disallow 1234`, `allow name=NAME`.
     public let rules: [String]
+    /// Those that are counted.
     public let vms: [VM]
 
     init(_ text: String) {

@@ -7,6 +7,7 @@ public struct ExitModuleSnapshot: Equatable, Sendable {
     public struct Reason: Equatable, Sendable {
         /// Of the vocabulary.
         public let code: UInt32
+        /// Exits.
         public let count: UInt64
         /// TSC cycles from VM exit to VM entry, less those blocked and in userspace.
         public let cycles: UInt64
@@ -18,7 +19,9 @@ public struct ExitModuleSnapshot: Equatable, Sendable {
 
     /// TSC cycles since counting began; they add up to the time from ``VCPU/first`` to ``VCPU/last``.
     public struct Times: Equatable, Sendable {
+        /// In the kernel, between VM exit and VM entry.
         public let kernel: UInt64
+        /// In the guest.
         public let guest: UInt64
         /// In HLT and the like.
         public let blocked: UInt64
@@ -28,6 +31,7 @@ public struct ExitModuleSnapshot: Equatable, Sendable {
         public let userspace: UInt64
     }
 
+    /// One vCPU's counters.
     public struct VCPU: Equatable, Sendable {
         /// As KVM_CREATE_VCPU had it.
         public let id: UInt32
@@ -39,8 +43,11 @@ public struct ExitModuleSnapshot: Equatable, Sendable {
         public let before: UInt64
         /// TSC when counting began, and at the last change of state.
         public let first: UInt64
+        /// TSC at the last change of state.
         public let last: UInt64
+        /// Where it spent its time.
         public let times: Times
+        /// Those that it had exits of.
         public let reasons: [Reason]
     }
 
@@ -50,9 +57,11 @@ public struct ExitModuleSnapshot: Equatable, Sendable {
     public let vocabulary: UInt32
     /// TSC frequency in kHz, 0 unknown.
     public let tscKHz: UInt32
+    /// Counting began while it was running already.
     public let joinedRunning: Bool
     /// Destroyed or no longer allowed.
     public let isGone: Bool
+    /// In the order of their creation.
     public let vcpus: [VCPU]
 
     /// Exits of all vCPUs.

@@ -11,6 +11,7 @@ import Glibc
 public struct GuestRAM: ~Copyable, Sendable {
     /// In this process.
     public nonisolated(unsafe) let base: UnsafeMutableRawPointer
+    /// Bytes.
     public let byteCount: Int
 
     /// - Parameter byteCount: a multiple of 4,096.

@@ -11,6 +11,7 @@ public struct KVMError: Error, Equatable, CustomStringConvertible, Sendable {
     /// What the user can do about it, where we know: whole sentences.
     public var remedy: String?
 
+    /// A call that failed, with `errno` as the kernel gave it.
     public init(call: String, errno: Int32, remedy: String? = nil) {
         self.call = call
         self.errno = errno

@@ -5,9 +5,11 @@
 ///
 /// All times are TSC cycles, summed over vCPUs.
 public struct KernelAccounting: Equatable, Sendable {
+    /// One reason's exits.
     public struct Reason: Equatable, Sendable {
         /// Of the vendor's manual; nil for all codes that have no counter of their own.
         public let code: UInt32?
+        /// How many.
         public internal(set) var exits: UInt64
         /// From VM exit to VM entry, less userspace and blocked time.
         public internal(set) var cycles: UInt64
@@ -15,6 +17,7 @@ public struct KernelAccounting: Equatable, Sendable {
 
     /// Those that a vCPU had, each code once.
     public internal(set) var reasons: [Reason]
+    /// In the guest.
     public internal(set) var guest: UInt64
     /// From VM exit to VM entry, less all that follows.
     public internal(set) var kernel: UInt64

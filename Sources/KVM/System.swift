@@ -12,6 +12,7 @@ import Linux
 /// print(system.check(.maxVCPUs), "vCPUs at most")
 /// ```
 public struct System: ~Copyable, Sendable {
+    /// Of /dev/kvm.
     public let fd: FileDescriptor
     /// Bytes to map of a vCPU's descriptor: `kvm_run`, the port data page and the coalesced ring.
     public let runPageSize: Int

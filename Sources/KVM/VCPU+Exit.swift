@@ -48,6 +48,7 @@ extension VCPU {
 
     /// One or, with a REP prefix, several accesses to a port.
     public struct PortAccess: ~Copyable {
+        /// The first access's; with a REP prefix that of all.
         public let port: UInt16
         /// Bytes of an access: 1, 2 or 4.
         public let size: Int
@@ -56,6 +57,7 @@ extension VCPU {
         /// `count` times `size` bytes of the run page.
         public let data: UnsafeMutableRawBufferPointer
 
+        /// - Parameter data: as many bytes as a multiple of `size`.
         @inlinable
         public init(port: UInt16, size: Int, data: UnsafeMutableRawBufferPointer) {
             self.port = port
@@ -88,15 +90,19 @@ extension VCPU {
         /// 1 to 8 bytes of the run page.
         public let data: UnsafeMutableRawBufferPointer
 
+        /// - Parameter data: 1 to 8 bytes.
         @inlinable
         public init(address: UInt64, data: UnsafeMutableRawBufferPointer) {
             self.address = address
             self.data = data
         }
 
+        /// Bytes of the access.
         public var size: Int { data.count }
+        /// What is written.
         public var value: UInt64 { littleEndian(data[...]) }
 
+        /// What is read, cut to the access's size.
         public func answer(_ value: UInt64) {
             for index in data.indices {
                 data[index] = UInt8(truncatingIfNeeded: value >> (UInt64(index) * 8))
@@ -106,6 +112,7 @@ extension VCPU {
 
     /// One access to a model-specific register that KVM left to us.
     public struct MSRAccess: ~Copyable {
+        /// The MSR's number, ECX of RDMSR and WRMSR.
         public let index: UInt32
         /// What WRMSR is to write.
         public let value: UInt64

@@ -5,8 +5,10 @@ import CLinuxKVM
 ///
 /// Needs `KVM_CAP_SYNC_REGS`, whose value is the set that a kernel knows.
 public struct SynchronizedRegisters: OptionSet, Sendable {
+    /// `KVM_SYNC_X86_*`.
     public let rawValue: UInt64
 
+    /// Out of `KVM_SYNC_X86_*`.
     public init(rawValue: UInt64) {
         self.rawValue = rawValue
     }

@@ -14,6 +14,7 @@ import Linux
 /// }) {}
 /// ```
 public struct VCPU: ~Copyable, @unchecked Sendable {
+    /// The vCPU's descriptor, for ioctls that have no method here.
     public let fd: FileDescriptor
     /// The structure shared with the kernel: what to do on the next `run()`, and why the last one returned (5).
     /// Valid as long as this vCPU lives.

@@ -95,7 +95,9 @@ extension VirtualMachine {
 
 /// A guest write that did not exit at once.
 public struct CoalescedWrite: Equatable, Sendable {
+    /// Ports, or memory.
     public let space: AddressSpace
+    /// The port, or the guest physical address.
     public let address: UInt64
     /// Little-endian, 1 to 8 bytes.
     public let data: [UInt8]

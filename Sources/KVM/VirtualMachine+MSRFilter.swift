@@ -4,18 +4,25 @@ import Glibc
 
 /// A run of MSRs and which of them the guest may access without the VMM.
 public struct MSRFilterRange: Equatable, Sendable {
+    /// Kinds of access to an MSR.
     public struct Accesses: OptionSet, Sendable {
+        /// `KVM_MSR_FILTER_*`.
         public let rawValue: UInt32
 
+        /// Out of `KVM_MSR_FILTER_*`.
         public init(rawValue: UInt32) {
             self.rawValue = rawValue
         }
 
+        /// RDMSR.
         public static let read = Accesses(rawValue: UInt32(KVM_MSR_FILTER_READ))
+        /// WRMSR.
         public static let write = Accesses(rawValue: UInt32(KVM_MSR_FILTER_WRITE))
     }
 
+    /// The first MSR.
     public let base: UInt32
+    /// How many MSRs.
     public let count: UInt32
     /// The accesses that this range decides. Others go on to the next range or the default.
     public let accesses: Accesses

@@ -8,6 +8,7 @@ import Synchronization
 ///
 /// The kernel keeps the machine until this and all its vCPUs' descriptors are closed.
 public struct VirtualMachine: ~Copyable, Sendable {
+    /// The machine's descriptor, for ioctls that have no method here.
     public let fd: FileDescriptor
     /// Bytes that a vCPU maps; `KVM_GET_VCPU_MMAP_SIZE`.
     let runPageSize: Int

@@ -3,6 +3,7 @@
 ///
 /// The host and the guest probe share the tables, which are constant data.
 public struct KVMFeature: Sendable {
+    /// Its number, 0 to 31.
     public let bit: UInt32
     /// The kernel's.
     public let name: StaticString

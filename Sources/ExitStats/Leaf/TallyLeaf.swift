@@ -47,6 +47,7 @@ public struct TallyPair: Equatable, Sendable {
     /// TSC cycles.
     public var cycles: UInt64
 
+    /// A count and its cycles.
     @inlinable
     public init(count: UInt64 = 0, cycles: UInt64 = 0) {
         self.count = count
@@ -86,8 +87,10 @@ public enum TallyQuery: Equatable, Sendable {
 public struct TallyFeatures: Equatable, Sendable {
     /// EBX: the feature bits.
     public struct Flags: OptionSet, Equatable, Sendable {
+        /// EBX of the leaf.
         public let rawValue: UInt32
 
+        /// Out of EBX of the leaf.
         @inlinable
         public init(rawValue: UInt32) {
             self.rawValue = rawValue
@@ -117,6 +120,7 @@ public struct TallyFeatures: Equatable, Sendable {
 
     /// EAX.
     public var version: UInt32
+    /// EBX.
     public var flags: Flags
     /// ECX: TSC frequency in kHz, 0 if unknown.
     public var tscKHz: UInt32
@@ -127,6 +131,7 @@ public struct TallyFeatures: Equatable, Sendable {
     @inlinable
     public var vocabulary: Vocabulary? { Vocabulary(rawValue: vocabularyCode) }
 
+    /// Features of this version of the ABI.
     @inlinable
     public init(flags: Flags, tscKHz: UInt32, vocabulary: Vocabulary) {
         self.version = TallyLeaf.version
@@ -144,6 +149,7 @@ public struct TallyFeatures: Equatable, Sendable {
         vocabularyCode = registers.edx
     }
 
+    /// The answer to ``TallyLeaf/features``.
     @inlinable
     public var registers: CPUIDRegisters {
         CPUIDRegisters(eax: version, ebx: flags.rawValue, ecx: tscKHz, edx: vocabularyCode)

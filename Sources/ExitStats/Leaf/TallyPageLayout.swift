@@ -27,17 +27,22 @@ public enum TallyPageLayout {
         public static let codes = claims + 8
     }
 
+    /// Reason codes with a slot of their own, from 0 on.
     public static let directSlots = 256
+    /// Slots for codes above those, each claimed by the first exit of its code.
     public static let claimedSlots = 64
 
     /// Offsets among the counters of one reason, or of all, 8 bytes each.
     public enum Counters {
+        /// Exits.
         public static let count = 0
+        /// TSC cycles of those that have ended.
         public static let cycles = 8
         /// The shortest exit, TSC cycles, all bits inverted: 0 as long as none has ended.
         public static let invertedMinimum = 16
         /// The longest.
         public static let maximum = 24
+        /// Bytes of a reason's counters.
         public static let size = 32
     }
 
@@ -47,13 +52,16 @@ public enum TallyPageLayout {
 
 /// What the header of a tally page says.
 public struct TallyPageHeader: Equatable, Sendable {
+    /// How many blocks of counters follow.
     public var vcpus: UInt32
     /// TSC frequency in kHz, 0 if unknown.
     public var tscKHz: UInt32
+    /// What the reason codes mean.
     public var vocabulary: TallyFeatures.Vocabulary
     /// One more with each start of the guest whose counters go on from the last.
     public var boot: UInt64
 
+    /// A header of layout version 1.
     public init(vcpus: UInt32, tscKHz: UInt32, vocabulary: TallyFeatures.Vocabulary, boot: UInt64) {
         self.vcpus = vcpus
         self.tscKHz = tscKHz

@@ -195,10 +195,14 @@ extension PlaceTally {
 
 /// Exits by their places at one moment.
 public struct PlaceSnapshot: Equatable, Sendable {
+    /// One place's exits.
     public struct Count: Equatable, Sendable {
+        /// Where they came from.
         public let place: ExitPlace
+        /// How many, and their cycles.
         public fileprivate(set) var pair: TallyPair
 
+        /// The exits of a place.
         public init(place: ExitPlace, pair: TallyPair) {
             self.place = place
             self.pair = pair
@@ -218,6 +222,7 @@ public struct PlaceSnapshot: Equatable, Sendable {
     /// Exits whose place found no room in the table.
     public private(set) var withoutRoom: TallyPair
 
+    /// Puts them in order.
     public init(_ counts: [Count] = [], withoutRoom: TallyPair = TallyPair()) {
         self.counts = counts.sorted {
             ($1.pair.count, $0.place.value, $0.place.tag) < ($0.pair.count, $1.place.value, $1.place.tag)

@@ -100,6 +100,7 @@ public struct TallyMemoryError: Error, Equatable, CustomStringConvertible {
     /// What mmap(2) answered.
     public let errno: Int32
 
+    /// What was asked for, why there is none, and the remedy.
     public var description: String {
         "cannot reserve \(bytes) bytes of address space for exit counters (errno \(errno)): use fewer vCPUs or raise the limit (ulimit -v)"
     }
