@@ -8,7 +8,7 @@ import Machine
 package struct BootSetup: Sendable {
     package var kernel: String
     package var initrd: String?
-    var console: BootConsole
+    package var console: BootConsole
     package var cpus: Int
     package var memoryMiB: Int
     /// More for the kernel's command line.

@@ -49,7 +49,7 @@ struct BuiltInBoot {
             throw BootInterrupted(signal: signal)
         }
         guard let boot = result.boot else {
-            throw BootError(Self.explain(result.end, console))
+            throw BootError(Self.explain(result.end, console, before: setup.markerText))
         }
         var outcome = BootOutcome(
             nanoseconds: boot.nanoseconds,
@@ -75,14 +75,16 @@ struct BuiltInBoot {
         return outcome
     }
 
-    private static func explain(_ end: RunEnd, _ console: String) -> String {
+    private static func explain(_ end: RunEnd, _ console: String, before text: String?) -> String {
+        let marker =
+            text.map { "\($0) on its console" } ?? "a write to port 0xF5: is vmtally-probe in its initramfs?"
         let last = console.split(whereSeparator: \.isNewline).suffix(5).map { "\n  | \($0)" }.joined()
         let how =
             switch end {
             case .failed(let failure): "failed: \(failure)"
             default: "ended (\(end.reason))"
             }
-        return "the guest \(how) before its marker, a write to port 0xF5: is vmtally-probe in its initramfs?\(last)"
+        return "the guest \(how) before its marker, \(marker)\(last)"
     }
 }
 

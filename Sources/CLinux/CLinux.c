@@ -7,6 +7,9 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <sys/random.h>
 
 const char *vmtally_error_name(int error)
@@ -61,6 +64,13 @@ int vmtally_memory_file(const char *name)
 	int fd = memfd_create(name, MFD_CLOEXEC);
 
 	return fd < 0 ? -errno : fd;
+}
+
+long vmtally_link_count(int fd)
+{
+	struct stat status; /* the kernel's and the C library's are one on x86-64 */
+
+	return syscall(SYS_fstat, fd, &status) ? -errno : (long)status.st_nlink;
 }
 
 int vmtally_unshare_descriptors(void)

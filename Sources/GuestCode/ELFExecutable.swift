@@ -137,6 +137,8 @@ public enum ImageError: Error, Equatable, CustomStringConvertible, Sendable {
         case .entryOutside(let entry): "its entry \(hex(entry)) lies in no segment"
         case .outsideMemory(let range) where range.lowerBound < 0x10_0000 && range.upperBound <= 0x10_0000:
             "\(hex(range)) is where the machine's tables and the BIOS area are: link it to 0x100000 or above"
+        case .outsideMemory(let range) where range.lowerBound >= 0xC000_0000:
+            "\(hex(range)) is where the machine's devices are, or above them: link it below 0xC0000000"
         case .outsideMemory(let range):
             "\(hex(range)) is outside guest RAM or used by the boot structures at its end: give the guest more RAM or relink"
         }

@@ -56,8 +56,8 @@ public struct FileImage: ~Copyable {
         return UnsafeMutableRawBufferPointer(start: start, count: size)
     }
 
-    /// What comes out of a pipe, to its end: `<(xz -dc recording.json.xz)`. Its writer has ten seconds for each piece, and
-    /// a FIFO that nobody writes to is empty: a reader waits for nobody.
+    /// What comes out of a pipe, to its end: `<(xz -dc recording.json.xz)`. Its writer has ten seconds for each piece; one
+    /// that nobody writes to is refused: a reader waits for nobody.
     private static func drain(
         _ file: borrowing FileDescriptor, _ path: String, _ limit: Int
     ) throws(SystemError) -> UnsafeMutableRawBufferPointer {
@@ -77,7 +77,9 @@ public struct FileImage: ~Copyable {
                 throw SystemError(path, errno: errno)
             }
         }
-        guard !bytes.isEmpty else { return UnsafeMutableRawBufferPointer(start: nil, count: 0) }
+        guard !bytes.isEmpty else {
+            throw SystemError("\(path) is a FIFO that nothing came out of: start its writer first", errno: ENODATA)
+        }
         guard
             let start = mmap(nil, bytes.count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
             start != MAP_FAILED

@@ -19,8 +19,11 @@ public struct NamedFiles {
         if let path { outputs.append((option, path)) }
     }
 
-    /// - Throws: when a file is to be written that is also read, or written twice.
+    /// - Throws: when a file is to be written that is also read, or written twice, or has no name.
     public func check() throws(NamedFilesError) {
+        if let (option, _) = (inputs + outputs).first(where: { $0.path.isEmpty }) {
+            throw NamedFilesError(description: "\(option) takes the name of a file")
+        }
         let streams = outputs.filter { $0.path == "-" }
         if streams.count > 1 {
             let (one, other) = (streams[0].option, streams[1].option)
@@ -53,13 +56,30 @@ public struct NamedFiles {
         }
     }
 
+    /// Where links lead, at the last of them to a file that is not there yet as well.
+    public static func target(of path: String) -> String {
+        if let text = realpath(path, nil) {
+            defer { free(text) }
+            return String(cString: text)
+        }
+        var path = path
+        for _ in 0..<40 {
+            var target = [CChar](repeating: 0, count: Int(PATH_MAX))
+            let length = readlink(path, &target, target.count - 1)
+            guard length > 0 else { break }
+            let name = String(decoding: target.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
+            path = name.hasPrefix("/") ? name : folder(of: path) + "/" + name
+        }
+        return path
+    }
+
     /// The folder that a path names a file in.
     public static func folder(of path: String) -> String {
         path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
     }
 }
 
-/// Two of a command's files are one, which would cost what was in it.
+/// Two of a command's files are one, which would cost what was in it; or one has no name.
 public struct NamedFilesError: Error, Equatable, CustomStringConvertible, Sendable {
     /// Which two, and the remedy.
     public let description: String

@@ -81,6 +81,10 @@ struct BenchCommand: ParsableCommand {
         if source != nil, let option = measuring.first(where: \.1)?.0 {
             throw ValidationError("--from reports a whole run and measures nothing: leave out \(option).")
         }
+        guard !list || documents.json == nil && documents.csv == nil && output == nil && html == nil && source == nil
+        else {
+            throw ValidationError("--list names the kinds and ends: leave out what a run would give.")
+        }
         guard failAbove == nil || baseline != nil else {
             throw ValidationError("--fail-above compares with a --baseline: give one.")
         }

@@ -52,13 +52,13 @@ struct BootCommand: ParsableCommand {
     var append: String?
 
     @Option(help: "The guest's console: virtio, serial (or 8250), none.")
-    var console = BootConsole.virtio
+    var console: BootConsole?
 
-    @Option(help: "Number of vCPUs.")
-    var cpus = 1
+    @Option(help: "Number of vCPUs. (default: 1)")
+    var cpus: Int?
 
-    @Option(help: ArgumentHelp("Guest RAM.", valueName: "MiB"))
-    var memory = 256
+    @Option(help: ArgumentHelp("Guest RAM. (default: 256)", valueName: "MiB"))
+    var memory: Int?
 
     @Option(
         parsing: .upToNextOption,
@@ -172,9 +172,15 @@ struct BootCommand: ParsableCommand {
     private func setups() throws -> [BootSetup] {
         let ready = ReadyGuest()
         var base = BootSetup(
-            kernel: "", initrd: initrd, console: console, cpus: cpus, memoryMiB: memory, words: append ?? "",
+            kernel: "", initrd: initrd, console: console ?? .virtio, cpus: cpus ?? 1, memoryMiB: memory ?? 256,
+            words: append ?? "",
             vmm: vmm, markerText: markerText, printsLog: log, timeout: timeout)
         base.prefaults = prefault
+        let given = [("cpus", cpus != nil), ("console", console != nil), ("memory", memory != nil)]
+        if let (key, _) = given.first(where: { key, isGiven in isGiven && matrix.contains { $0.hasPrefix("\(key)=") } })
+        {
+            throw ValidationError("--\(key) is in the matrix: leave one out.")
+        }
         let isInMatrix = matrix.contains { $0.hasPrefix("kernel=") }
         let ownKernel = try kernel ?? (isInMatrix ? "" : ready.kernel(else: "--kernel"))
         base.kernel = ownKernel
@@ -204,6 +210,9 @@ struct BootCommand: ParsableCommand {
         }
         guard setups.allSatisfy({ $0.cpus > 0 && $0.cpus <= 4096 && $0.memoryMiB > 0 }) else {
             throw ValidationError("--cpus and --memory take numbers from 1 on.")
+        }
+        guard markerText == nil || setups.allSatisfy({ $0.console != .none }) else {
+            throw ValidationError("--marker-text needs a console to watch: not --console none.")
         }
         guard setups.count * runs <= 100_000 else { throw ValidationError("--matrix: too many boots.") }
         return setups

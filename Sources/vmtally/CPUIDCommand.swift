@@ -32,7 +32,7 @@ struct CPUIDCommand: ParsableCommand {
 
     func validate() throws {
         if documents.takeStandardOutput && raw {
-            throw ValidationError("--json and --raw exclude each other on standard output: leave one out.")
+            throw ValidationError("--raw and a document cannot both have standard output: give one of them a file.")
         }
     }
 

@@ -50,12 +50,15 @@ struct DemoCommand: ParsableCommand {
         configuration.endingSignals = EndingSignal.all
         configuration.sandbox = try sandbox.configuration()
         let isConfined = configuration.sandbox.scope == .process
+        // What comes before the guest begins ends its run.
+        var signals = try EndingSignals(EndingSignal.all)
         let files = try documents.open(isConfined ? .full : .none)
         let width = Terminal.columns(STDOUT_FILENO)
         let machine = try Machine(configuration, elf: ProbeImage.elf)
         // After the run no file can be opened any more.
         let host = HostIdentity(tscKHz: machine.tscKHz)
         let result = try machine.run()
+        if case .interrupted = result.end { signals.stayBlocked() }
         let run = RunReport(result, of: machine)
         let table = RunTable(run, emulator: host.emulator, width: width)
         let document = RunDocument(run, host: host, version: VMTally.version)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import CLinux
 import Glibc
 import Linux
 import Rendering
@@ -90,7 +91,7 @@ struct OutputFile: ~Copyable {
             guard descriptor >= 0 else { throw Failure(reason(path)) }
             return Opened(FileDescriptor(owning: descriptor), .inPlace(isNew: !exists), target: path)
         }
-        let target = resolved(path)
+        let target = NamedFiles.target(of: path)
         let mode = exists ? status.st_mode & 0o7777 : 0o644
         let (made, name) = make(beside: target, mode: mode)
         if made >= 0 {
@@ -123,6 +124,11 @@ struct OutputFile: ~Copyable {
     func replaceContents(with text: String) throws {
         switch place {
         case .stream:
+            // A reader that has gone is an error of the write, with a message; a command that has run confined ignores
+            // the signal already.
+            let isOther = path != "-" && !Sandbox.isConfined
+            let before = isOther ? signal(SIGPIPE, SIG_IGN) : nil
+            defer { if isOther { signal(SIGPIPE, before) } }
             let error = writer.writeAll(text.utf8, until: Patience.end)
             guard error != EAGAIN else { throw Failure("\(path): its reader takes nothing") }
             if let error { throw Failure("\(path): \(String(cString: strerror(error)))") }
@@ -194,11 +200,13 @@ struct OutputFile: ~Copyable {
             _ = Self.fill(descriptor, old)
             throw Failure("\(path): \(String(cString: strerror(reason)))")
         }
+        guard vmtally_link_count(descriptor) != 0 else {
+            throw Failure("\(path): it was removed meanwhile, and what was to be in it is lost")
+        }
     }
 
     /// Makes this the file's content; errno, or 0.
     private static func fill(_ descriptor: Int32, _ bytes: some Collection<UInt8>) -> Int32 {
-        guard ftruncate(descriptor, 0) == 0 else { return errno }
         let bytes = Array(bytes)
         var done = 0
         while done < bytes.count {
@@ -206,7 +214,8 @@ struct OutputFile: ~Copyable {
             guard count > 0 || count < 0 && errno == EINTR else { return count == 0 ? ENOSPC : errno }
             done += max(0, count)
         }
-        return 0
+        // Not before: what cannot be written costs nothing of what is there.
+        return ftruncate(descriptor, off_t(bytes.count)) == 0 ? 0 : errno
     }
 
     /// A file in the same folder, with no name where the file system can do that: nothing is left behind, whatever ends
@@ -232,22 +241,6 @@ struct OutputFile: ~Copyable {
         "\(target).\(getpid()).vmtally"
     }
 
-    /// Where links lead, at the last of them to a file that is not there yet as well.
-    private static func resolved(_ path: String) -> String {
-        if let text = realpath(path, nil) {
-            defer { free(text) }
-            return String(cString: text)
-        }
-        var path = path
-        for _ in 0..<40 {
-            var target = [CChar](repeating: 0, count: Int(PATH_MAX))
-            let length = readlink(path, &target, target.count - 1)
-            guard length > 0 else { break }
-            let name = String(decoding: target.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
-            path = name.hasPrefix("/") ? name : NamedFiles.folder(of: path) + "/" + name
-        }
-        return path
-    }
 }
 
 /// Bytes of a JSON file that is read: more than a recording of 10,000 boots has.

@@ -249,11 +249,13 @@ struct RunCommand: ParsableCommand {
         configuration.irqchip = irqchip ?? InterruptControllers.none
         configuration.timeoutMilliseconds = timeout.map { max(1, Int($0 * 1000)) } ?? 0
         configuration.endingSignals = EndingSignal.all
-        let serialFile = try (serial ?? .stdio).open()
+        var serialFile = try (serial ?? .stdio).open()
         configuration.serial = serialFile.target
         configuration.devices = devices
         let axes = try PlaceOptions(by, byRip).tops
         configuration.places = Set(axes.map(\.axis))
+        // Between the first file and the first boot, and between two boots: what comes then ends the run that follows.
+        var signals = try EndingSignals(EndingSignal.all)
         // A run may be long: better now than after it.
         let stats = try OutputFile(optional: statsJson, isConfined ? .full : .none)
         let values = try OutputFile(optional: csv, isConfined ? .full : .none)
@@ -271,6 +273,7 @@ struct RunCommand: ParsableCommand {
         let emulator = quiet ? nil : host.map(\.emulator) ?? HostIdentity.emulatorHere
         if interval != nil, !quiet { StandardError.print(IntervalLines.header) }
         let (machine, result, report) = try boots(first, configuration)
+        if case .interrupted = result.end { signals.stayBlocked() }
         limitPatience(result.end)
         let places = axes.compactMap { axis, count in
             result.places[axis].map {
@@ -355,7 +358,9 @@ struct RunCommand: ParsableCommand {
         files.input("--multiboot", multiboot)
         files.input("--initrd", initrd)
         files.input("--symbols", symbols)
-        for disk in disk { files.input("--disk", Self.diskOption(disk).path) }
+        for disk in disk.map(Self.diskOption) {
+            if disk.isReadOnly { files.input("--disk", disk.path) } else { files.output("--disk", disk.path) }
+        }
         if case .file(let path)? = serial { files.output("--serial", path) }
         files.output("--stats-json", statsJson)
         files.output("--csv", csv)

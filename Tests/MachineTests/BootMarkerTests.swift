@@ -78,6 +78,17 @@ struct BootMarkerTests {
         #expect(output.captured == Array(printed.utf8))
     }
 
+    @Test("port 0xF5 is no marker where a text is", .enabled(if: Host.noKVM == nil, machineTests))
+    func portBesideText() throws {
+        // out %al, $0xF5; mov $1, %al; out %al, $0xF4
+        let outcome = try TinyGuest([0xE6, 0xF5, 0xB0, 0x01, 0xE6, 0xF4]).run {
+            $0.bootMarker.text = Array("BC".utf8)
+            $0.bootMarker.endsRun = true
+        }
+        #expect(outcome.result.boot == nil)
+        #expect(outcome.result.end != .marker)
+    }
+
     @Test(.enabled(if: Host.noKVM == nil, machineTests))
     func textEndsTheRun() throws {
         // mov $0x3F8, %edx; mov $'A', %al; out; mov $'B', %al; out; mov $'C', %al; out; jmp .

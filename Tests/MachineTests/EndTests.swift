@@ -15,7 +15,8 @@ struct EndTests {
     }
 
     private func reason() -> String? {
-        folder.text("json")?.firstMatch(of: /"status":\{"code":(\d+),"reason":"([^"]+)"/).map { "\($0.2) \($0.1)" }
+        // The last: boots have one each before it.
+        folder.text("json")?.matches(of: /"status":\{"code":(\d+),"reason":"([^"]+)"/).last.map { "\($0.2) \($0.1)" }
     }
 
     // MARK: triple fault, reset, power-off
@@ -59,6 +60,26 @@ struct EndTests {
         #expect(outcome.error.contains("end: \(end.reason.replacing(" ", with: ", status "))"), "\(outcome.error)")
     }
 
+    /// What a PC's guest does to a device ends the guest, not us: power-off with status 5 behind it.
+    @Test(
+        "devices bear what a guest does to them",
+        arguments: [
+            // xor %eax, %eax; out %al, $0x70; in $0x71, %al; all registers of the clock: inc and again
+            ("the clock's registers", [0x31, 0xDB, 0x88, 0xD8, 0xE6, 0x70, 0xE4, 0x71, 0xFE, 0xC3, 0x75, 0xF6], ""),
+            // movl $1, 0xFEC01050: a queue that the disk does not have
+            ("a queue that is not there", [0xC7, 0x05, 0x50, 0x10, 0xC0, 0xFE, 1, 0, 0, 0], "--disk $FOLDER/disk"),
+        ] as [(String, [UInt8], String)])
+    func bears(what: String, code: [UInt8], options: String) throws {
+        _ = try folder.file("disk", [UInt8](repeating: 0, count: 4096))
+        let end = Self.ends[3]
+        let image = try folder.file("guest", multibootImage(code + end.code))
+        let outcome = try CommandLineTool.run(
+            "exec $VMTALLY run --multiboot $IMAGE --timeout 20 --live-cpuid off --stats-json $FOLDER/json \(options)",
+            ["IMAGE": image, "FOLDER": folder.path])
+        #expect(outcome.status == 5, "\(outcome.error)")
+        #expect(reason() == end.reason)
+    }
+
     @Test func aPanicIsTold() {
         let output = SerialOutput(.none, marker: nil, watchesForPanic: true)
         "[    1.0] KeKernel panic - not sync".utf8.forEach(output.send)
@@ -84,6 +105,32 @@ struct EndTests {
         #expect(reason() == "interrupted \(128 + signal)")
     }
 
+    @Test("a signal at any moment leaves a tally or no file", arguments: ["run --guest $GUEST", "demo"])
+    func early(command: String) throws {
+        let script = """
+            for delay in 0 2 4 6 8 10 12 14 16 18 20 25 30; do
+                rm -f $FOLDER/new; $VMTALLY \(command) --json $FOLDER/new >/dev/null 2>&1 & sleep 0.0$(printf %02d $delay)
+                kill -TERM $!; wait $!
+                [ ! -e $FOLDER/new ] || [ -s $FOLDER/new ] || echo "empty after $delay ms"
+            done
+            """
+        let outcome = try CommandLineTool.run(
+            script, ["GUEST": try folder.file("guest", Self.spinner.elf), "FOLDER": folder.path])
+        #expect(outcome.output.isEmpty, "\(outcome.output)")
+    }
+
+    @Test("a document that is removed meanwhile is told of, a file for a run that does not begin is not left")
+    func removed() throws {
+        let variables = ["GUEST": try folder.file("guest", Self.spinner.elf), "FOLDER": folder.path]
+        let gone = try CommandLineTool.run(
+            "(sleep 0.5; rm $FOLDER/new) & exec $VMTALLY run --guest $GUEST --json $FOLDER/new --timeout 2 --quiet",
+            variables)
+        #expect(gone.status == 1 && gone.error.contains("removed meanwhile"), "\(gone.error)")
+        let refused = try CommandLineTool.run(
+            "exec $VMTALLY run --guest $GUEST --serial file=$FOLDER/serial --json /nonexistent/x", variables)
+        #expect(refused.status == 1 && folder.text("serial") == nil)
+    }
+
     @Test("a prompt without a newline is seen while the guest waits") func prompt() throws {
         let spinner = TinyGuest(Assembly.edx(0x3F8) + Assembly.eax(0x3E) + [0xEE, 0xEB, 0xFE])
         let outcome = try CommandLineTool.run(
@@ -92,12 +139,21 @@ struct EndTests {
         #expect(outcome.status == 128 + SIGTERM && outcome.output == ">")
     }
 
-    @Test("a signal that comes twice costs no tally", arguments: [SIGTERM, SIGHUP]) func again(signal: Int32) throws {
+    @Test(
+        "a signal that comes twice costs no tally",
+        arguments: [
+            (SIGTERM, "--guest $GUEST"), (SIGHUP, "--guest $GUEST"),
+            (SIGTERM, "--multiboot $RESET --on-reset restart --no-sandbox"),
+        ])
+    func again(signal: Int32, options: String) throws {
         let guest = try folder.file("guest", Self.spinner.elf)
+        // mov $0x3F8, %edx; mov $10, %al; out %al, %dx; then a reset
+        let reset = try folder.file(
+            "reset", multibootImage([0xBA, 0xF8, 0x03, 0, 0, 0xB0, 0x0A, 0xEE] + Self.ends[1].code))
         for _ in 0..<5 {
             let outcome = try CommandLineTool.run(
-                "exec $VMTALLY run --guest $GUEST --live-cpuid off --stats-json $FOLDER/json",
-                ["GUEST": guest, "FOLDER": folder.path], signal: signal, isSentAgain: true)
+                "exec $VMTALLY run \(options) --live-cpuid off --stats-json $FOLDER/json",
+                ["GUEST": guest, "RESET": reset, "FOLDER": folder.path], signal: signal, isSentAgain: true)
             #expect(outcome.status == 128 + signal)
             #expect(reason() == "interrupted \(128 + signal)")
         }
@@ -220,6 +276,8 @@ struct EndTests {
         Refusal(
             "two new outputs in one", "--guest $GUEST --serial file=$FOLDER/n --stats-json $FOLDER/./n",
             "the same file"),
+        Refusal("a disk twice", "--multiboot $IMAGE --disk $GUEST --disk $FOLDER/link", "the same file"),
+        Refusal("a FIFO as initrd", "--kernel $IMAGE --initrd $FOLDER/fifo", "a FIFO that nothing came out of"),
         Refusal("two outputs to one stream", "--guest $GUEST --csv - --stats-json -", "cannot both", status: 64),
         Refusal("a word too many", "hello", "Unexpected argument 'hello'", status: 64),
         Refusal("a name that is not UTF-8", "--guest $FOLDER/$(printf '\\377')", "is not UTF-8", status: 64),

@@ -25,7 +25,7 @@ func main(_ count: Int, _ arguments: Arguments, _ environment: Arguments) -> Int
     }
     if options.command == .status {
         guard system_allow_port(0xF6) == 0 else {
-            complain("may not use port 0xF6: run this as root", nil)
+            complain("may not use port 0xF6 (CAP_SYS_RAWIO): run this as root, outside of a container", nil)
             return 1
         }
         system_out(0xF6, UInt8(truncatingIfNeeded: options.count))
@@ -39,6 +39,10 @@ func main(_ count: Int, _ arguments: Arguments, _ environment: Arguments) -> Int
         return 1
     }
     guard tally.isKnown || options.force && looksAlive(&tally) else {
+        if options.force {
+            complain("no tally here: no signature VMTallyExits, and EAX of CPUID leaf 0x4FFFFFFF does not count", nil)
+            return 1
+        }
         complain(
             """
             no tally here: CPUID leaf 0x4FFFFF00 lacks the signature VMTallyExits. Run this in a guest of vmtally or of \
@@ -103,7 +107,7 @@ func help() {
 /// The end of the boot (docs/boot-protocol.md): a line in the kernel's log, for its time stamp, then port 0xF5.
 func mark() -> Int32 {
     guard system_allow_port(0xF5) == 0 else {
-        complain("may not use port 0xF5: run this as root", nil)
+        complain("may not use port 0xF5 (CAP_SYS_RAWIO): run this as root, outside of a container", nil)
         return 1
     }
     // No console shows a message of level 7 unless it is told to.

@@ -91,14 +91,24 @@ struct ValuesOption: ParsableArguments {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all, where links lead; devices and FIFOs as they are.
 func write(_ text: String, to path: String) throws {
     do {
+        var status = stat()
         if path == "-" {
             try FileHandle.standardOutput.write(contentsOf: Data(text.utf8))
+        } else if stat(path, &status) == 0, status.st_mode & S_IFMT != S_IFREG {
+            // Not waiting for a FIFO's reader.
+            let descriptor = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+            guard descriptor >= 0 else { throw HistoryError("\(path): \(String(cString: strerror(errno)))") }
+            _ = fcntl(descriptor, F_SETFL, 0)
+            signal(SIGPIPE, SIG_IGN)
+            try FileHandle(fileDescriptor: descriptor, closeOnDealloc: true).write(contentsOf: Data(text.utf8))
         } else {
-            try Data(text.utf8).write(to: URL(fileURLWithPath: path), options: .atomic)
+            try Data(text.utf8).write(to: URL(fileURLWithPath: NamedFiles.target(of: path)), options: .atomic)
         }
+    } catch let error as HistoryError {
+        throw error
     } catch {
         throw HistoryError("\(path): \((error as NSError).localizedDescription)")
     }

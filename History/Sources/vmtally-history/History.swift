@@ -54,7 +54,9 @@ struct History {
         }
         var configuration = Configuration()
         configuration.readonly = purpose == .read
-        database = try Self.told(path) { try DatabaseQueue(path: path, configuration: configuration) }
+        // Another that adds is waited for.
+        configuration.busyMode = .timeout(10)
+        database = try Self.told(path) { try DatabaseQueue(path: Self.file(path), configuration: configuration) }
         try Self.told(path) { [database] in try Self.prepare(database, path, size, purpose) }
     }
 
@@ -99,6 +101,9 @@ struct History {
     private func write<Result>(_ body: (Database) throws -> Result) throws -> Result {
         try Self.told(path) { try database.write(body) }
     }
+
+    /// What SQLite takes for a file, whatever it is called: `:memory:` and `file:` have other meanings there.
+    private static func file(_ path: String) -> String { path.hasPrefix("/") ? path : "./" + path }
 
     /// Bytes of the file; nil: there is none.
     private static func size(_ path: String) throws -> Int? {

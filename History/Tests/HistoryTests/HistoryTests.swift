@@ -147,6 +147,25 @@ struct HistoryTests {
         }
     }
 
+    @Test("documents go where links lead, and into devices and FIFOs") func outputs() throws {
+        let folder = path + ".d"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        try FileManager.default.createSymbolicLink(atPath: folder + "/link", withDestinationPath: "file")
+        try write("a", to: folder + "/link")
+        #expect(try String(contentsOfFile: folder + "/file", encoding: .utf8) == "a")
+        try write("b", to: folder + "/link")
+        #expect(try String(contentsOfFile: folder + "/file", encoding: .utf8) == "b")
+        #expect(try FileManager.default.destinationOfSymbolicLink(atPath: folder + "/link") == "file")
+        try #require(mkfifo(folder + "/fifo", 0o600) == 0)
+        #expect(throws: HistoryError.self) { try write("c", to: folder + "/fifo") }
+        let reader = open(folder + "/fifo", O_RDONLY | O_NONBLOCK)
+        defer { close(reader) }
+        try write("c", to: folder + "/fifo")
+        var byte: UInt8 = 0
+        #expect(read(reader, &byte, 1) == 1 && byte == UInt8(ascii: "c"))
+    }
+
     @Test func aFIFOIsRefusedAtOnce() throws {
         defer { unlink(path) }
         try #require(mkfifo(path, 0o600) == 0)

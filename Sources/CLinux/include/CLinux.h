@@ -100,6 +100,9 @@ void vmtally_name_thread(const char *name);
 /* memfd_create(2), closed on exec: a descriptor, or -errno. */
 int vmtally_memory_file(const char *name);
 
+/* How many names an open file has, or -errno. fstat(2) itself: the C library's is newfstatat(2), which knows paths. */
+long vmtally_link_count(int fd);
+
 /* Gives the calling thread a descriptor table of its own, a copy (unshare(2), CLONE_FILES). Returns 0 or -errno. */
 int vmtally_unshare_descriptors(void);
 

@@ -67,11 +67,12 @@ final class BootMarker: Sendable {
 
     var note: Note? { state.withLock { $0.note } }
 
-    /// The boot is over.
+    /// Port 0xF5 was written: the boot is over, unless a text is to say so.
     ///
     /// - Returns: the wish that the run end, if it is to.
     func reached() -> GuestRequest? {
         recorder?.mark("port 0xF5")
+        guard configuration.text.isEmpty else { return nil }
         state.withLock { state in
             if state.note == nil {
                 state.note = state.take?()

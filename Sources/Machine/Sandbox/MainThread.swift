@@ -12,6 +12,8 @@ extension SystemCallFilter {
         // A terminal gets its settings back.
         filter.allow(SYS_ioctl, .oneOf(argument: 1, readState + [UInt32(TCGETS), UInt32(TCSETS)]))
         filter.allow(SYS_ftruncate)
+        // Whether a document still has its name; of an open file, where newfstatat(2) would tell of any.
+        filter.allow(SYS_fstat)
         filter.allow(allOf: .anyThread)
         return filter
     }()

@@ -5,15 +5,21 @@ import Rendering
 public enum IntervalLines {
     public static let header = "    seconds  userspace exits      VM exits  most frequent"
 
-    /// The marks of the span, then the span.
+    /// Marks shown of a span: a guest can make any number of them.
+    private static let mostMarks = 10
+
+    /// The marks of the span, the first of them if there are many, then the span.
     public static func lines(_ interval: RunReport.Interval, _ marks: [RunReport.Mark]) -> [String] {
         let most = interval.userspace.reasons.sorted { $0.count > $1.count }.prefix(4)
         let reasons = most.map { "\(interval.userspace.name(of: $0)) \($0.count)" }.joined(separator: ", ")
         let span =
             "\(seconds(interval.end)) \(right("\(interval.userspace.total)", 16)) "
             + "\(right(interval.vmExits.map { "\($0)" } ?? "-", 13))  \(reasons)"
-        return marks.map { "\(seconds($0.nanoseconds))  mark after \($0.userspaceExits) userspace exits: \($0.name)" }
-            + [span]
+        let shown = marks.prefix(mostMarks).map {
+            "\(seconds($0.nanoseconds))  mark after \($0.userspaceExits) userspace exits: \($0.name)"
+        }
+        let rest = marks.count - shown.count
+        return shown + (rest > 0 ? ["\(seconds(interval.end))  and \(rest) more marks"] : []) + [span]
     }
 
     private static func seconds(_ nanoseconds: UInt64) -> String { right(fixed(Double(nanoseconds) / 1e9, 3), 11) }

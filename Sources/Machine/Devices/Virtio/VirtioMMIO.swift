@@ -268,6 +268,7 @@ final class VirtioMMIO: Device {
 
     /// The driver has notified a queue, or something has come from outside for it.
     func notify(_ queue: Int) {
+        guard (0..<queueCount).contains(queue) else { return }
         guard let handOver else {
             while work(queue) {}
             return
