@@ -6,7 +6,7 @@
 # Every emulator dies with the runner, even if that is killed outright.
 readonly TIED=(setpriv --pdeathsig KILL)
 
-# emulate GROUND FOLDER KERNEL-ARGUMENTS MEMORY CPUS ICOUNT
+# emulate GROUND FOLDER KERNEL-ARGUMENTS MEMORY CPUS ICOUNT ONE-THREAD
 emulate() {
     case $1 in
     svm) emulate_qemu "${@:2}" ;;
@@ -15,9 +15,12 @@ emulate() {
 }
 
 emulate_qemu() {
-    local folder=$1 arguments=$2 memory=$3 cpus=$4 icount=$5
+    local folder=$1 arguments=$2 memory=$3 cpus=$4 icount=$5 accelerator=tcg processor=max
+    [[ -z $6 ]] || accelerator=tcg,thread=single
+    # KVM of an -rt kernel wants a TSC that says it never changes pace. QEMU's does not, and does not say so.
+    [[ $(<"$folder/release") != *-rt-* ]] || processor=max,invtsc=on,x-force-features=on
     local command=(
-        "$(<"$folder/qemu")" -accel tcg -cpu max -m "$memory" -smp "$cpus"
+        "$(<"$folder/qemu")" -accel "$accelerator" -cpu "$processor" -m "$memory" -smp "$cpus"
         -display none -monitor none -nodefaults -no-user-config -no-reboot
         -serial "file:$folder/console" -serial "file:$folder/output"
         -serial null -serial "file:$folder/archive"

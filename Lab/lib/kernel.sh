@@ -10,10 +10,14 @@ readonly HOST_MODULES=(
     arch/x86/kernel/msr arch/x86/kernel/cpuid
 )
 
+# What kvm-amd needs besides where it is built with SEV: in all of Debian's but the cloud kernels.
+readonly SEV_MODULE=drivers/crypto/ccp/ccp
+
 # meta_package LINE: the package that always depends on the line's newest kernel.
 meta_package() {
     case $1 in
     6.1 | newest) echo linux-image-cloud-amd64 ;;
+    6.1-rt) echo linux-image-rt-amd64 ;;
     *) echo "linux-image-$1-cloud-amd64" ;;
     esac
 }
@@ -117,8 +121,10 @@ unpack_into() {
     mkdir -p ready base/bin base/mod base/proc base/sys base/dev base/tmp base/root base/run base/out || return
     modules=$(find tree -path "*/lib/modules/$release/kernel") && [[ -n $modules ]] || return
     mv tree/boot/vmlinuz-* ready/vmlinuz 2>/dev/null || mv "${modules%/kernel}/vmlinuz" ready/vmlinuz || return
-    for module in "${HOST_MODULES[@]}"; do
+    for module in "${HOST_MODULES[@]}" "$SEV_MODULE"; do
         base=base/mod/${module##*/}.ko
+        # after kvm-amd
+        [[ $module != "$SEV_MODULE" ]] || grep -azq '^depends=.*\<ccp\>' base/mod/kvm-amd.ko || continue
         file=$modules/$module.ko
         if [[ -e $file.xz ]]; then
             xz -dc "$file.xz" >"$base" || return
@@ -174,7 +180,7 @@ unpack_headers_into() {
     local scratch=$1 release=$2 headers=$3 apt=own_apt depends common kbuild gcc variables newer=() file
     ! is_newer "$release" || apt=suite_apt
     depends=$("$apt" cache show "linux-headers-$release" | grep '^Depends:') || return
-    common=$(grep -o 'linux-headers-[^ ,]*-common' <<<"$depends") &&
+    common=$(grep -o 'linux-headers-[^ ,]*-common[^ ,]*' <<<"$depends") &&
         kbuild=$(grep -o 'linux-kbuild-[^ ,]*' <<<"$depends") &&
         unpack_packages "$apt" "$scratch" "linux-headers-$release" "$common" || return
     variables=$scratch/usr/src/linux-headers-$release/.kernelvariables
