@@ -97,6 +97,9 @@ public struct BootRecording: Codable, Equatable, Sendable {
         struct Head: Decodable {
             var schema: String?
         }
+        guard !Self.isTooDeep(json) else {
+            throw BootRecordingError("not a recording of boots: its arrays and objects lie too deep in each other")
+        }
         let decoder = JSONDecoder()
         let data = Data(json)
         guard let head = try? decoder.decode(Head.self, from: data), let schema = head.schema else {

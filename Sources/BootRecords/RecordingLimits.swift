@@ -15,6 +15,26 @@ enum RecordingLimits {
 }
 
 extension BootRecording {
+    /// Whether arrays and objects of a JSON text lie deeper in each other than those of any document of ours: a decoder
+    /// goes on the stack as deep as they do, and a limit of it (ulimit -s) may be low.
+    package static func isTooDeep(_ json: [UInt8]) -> Bool {
+        var depth = 0
+        var isText = false
+        var isEscaped = false
+        for byte in json {
+            switch byte {
+            case _ where isEscaped: isEscaped = false
+            case UInt8(ascii: "\\"): isEscaped = isText
+            case UInt8(ascii: "\""): isText.toggle()
+            case UInt8(ascii: "["), UInt8(ascii: "{"): depth += isText ? 0 : 1
+            case UInt8(ascii: "]"), UInt8(ascii: "}"): depth -= isText ? 0 : 1
+            default: break
+            }
+            if depth > 32 { return true }
+        }
+        return false
+    }
+
     /// The first thing that no recording of a boot can have; nil: it is sound.
     func problem() -> String? {
         guard RecordingLimits.time.contains(recorded) else { return ".recorded is not a time" }

@@ -66,6 +66,11 @@ int vmtally_memory_file(const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
+int vmtally_reserve(int fd, long bytes)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, bytes) ? -errno : 0;
+}
+
 long vmtally_link_count(int fd)
 {
 	struct stat status; /* the kernel's and the C library's are one on x86-64 */

@@ -39,6 +39,9 @@ struct OutputFile: ~Copyable {
         }
     }
 
+    /// Bytes kept for a new document while the guest runs: more than most have.
+    private static let reserve = 1 << 16
+
     private let path: String
     private let writer: PatientWriter
     private let confinement: Confinement
@@ -89,7 +92,14 @@ struct OutputFile: ~Copyable {
             }
             let descriptor = Glibc.open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
             guard descriptor >= 0 else { throw Failure(reason(path)) }
-            return Opened(FileDescriptor(owning: descriptor), .inPlace(isNew: !exists), target: path)
+            let file = FileDescriptor(owning: descriptor)
+            // A full disk is told of now: what a confined process has made it cannot take away.
+            let error = exists ? 0 : -vmtally_reserve(descriptor, Self.reserve)
+            guard ![ENOSPC, EDQUOT, EFBIG].contains(error) else {
+                unlink(path)
+                throw Failure("\(path): \(String(cString: strerror(error)))")
+            }
+            return Opened(file, .inPlace(isNew: !exists), target: path)
         }
         let target = NamedFiles.target(of: path)
         let mode = exists ? status.st_mode & 0o7777 : 0o644

@@ -331,9 +331,11 @@ struct CommandLineTests {
             ("$VMTALLY host --device \"\"", 64, "--device takes the path"),
             ("setsid -w $VMTALLY cpuid --json /dev/tty", 1, "/dev/tty: No such device or address"),
             ("ulimit -f 1; $VMTALLY demo", 1, "a limit of file sizes holds (ulimit -f)"),
+            ("head -c 100000 /dev/zero | tr '\\0' [ >deep; ulimit -s 256; $VMTALLY compare deep deep", 1, "too deep"),
+            ("head -c 100000 /dev/zero | tr '\\0' [ >deep; ulimit -s 256; $VMTALLY bench --from deep", 1, "too deep"),
         ] as [(String, Int32, String)])
     func told(command: String, status: Int32, message: String) throws {
-        let outcome = try CommandLineTool.run(command)
+        let outcome = try CommandLineTool.run("cd $FOLDER; " + command, ["FOLDER": folder.path])
         #expect(outcome.status == status && outcome.error.contains(message), "\(outcome.status) \(outcome.error)")
     }
 

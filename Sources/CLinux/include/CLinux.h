@@ -100,6 +100,9 @@ void vmtally_name_thread(const char *name);
 /* memfd_create(2), closed on exec: a descriptor, or -errno. */
 int vmtally_memory_file(const char *name);
 
+/* Keeps room for a file of so many bytes, whatever its size is (fallocate(2)). Returns 0 or -errno. */
+int vmtally_reserve(int fd, long bytes);
+
 /* How many names an open file has, or -errno. fstat(2) itself: the C library's is newfstatat(2), which knows paths. */
 long vmtally_link_count(int fd);
 

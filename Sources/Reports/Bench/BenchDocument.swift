@@ -213,6 +213,9 @@ public struct BenchDocument: Codable, Sendable {
     ///
     /// - Throws: ``BenchDocumentError`` when it is none, or of another schema.
     public init(json: [UInt8]) throws(BenchDocumentError) {
+        guard !BootRecording.isTooDeep(json) else {
+            throw .unreadable("its arrays and objects lie too deep in each other")
+        }
         do {
             self = try JSONDecoder().decode(BenchDocument.self, from: Data(json))
         } catch {
