@@ -7,10 +7,10 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <sys/random.h>
 
 const char *vmtally_error_name(int error)
 {

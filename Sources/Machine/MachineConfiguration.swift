@@ -18,8 +18,7 @@ public struct MachineConfiguration: Sendable {
     public var devices = DeviceConfiguration()
     /// End the run after this many milliseconds; 0: never.
     public var timeoutMilliseconds = 0
-    /// Signals of the process that end the run. They are blocked while it lasts, and from then on when one has come: what it
-    /// has called off is told in peace.
+    /// Signals of the process that end the run. They are blocked while it lasts.
     public var endingSignals: [Int32] = []
     public var sandbox = SandboxConfiguration()
     /// When the guest's boot is over.

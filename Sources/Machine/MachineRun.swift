@@ -58,7 +58,7 @@ extension Machine {
     }
 
     private func runThreads() throws(MachineError) -> RunEnd {
-        var signals = try lifted { () throws(SystemError) in try EndingSignals(configuration.endingSignals) }
+        let signals = try lifted { () throws(SystemError) in try EndingSignals(configuration.endingSignals) }
         devices.input?.begin()
         var helpers: [(loop: EventLoop, thread: Thread)] = []
         var threads: [Thread] = []
@@ -109,7 +109,6 @@ extension Machine {
         output.endOfRun()
         threads.forEach { $0.join() }
         let end = ending
-        if case .interrupted = end { signals.stayBlocked() }
         // A slow reader gets what is left, unless time is over or the user has had enough.
         while !output.flush(), !end.isCalledOff, monotonicNanoseconds() < deadline, signals.next() == nil {}
         return end

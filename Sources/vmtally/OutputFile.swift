@@ -250,7 +250,6 @@ struct OutputFile: ~Copyable {
     private static func name(beside target: String) -> String {
         "\(target).\(getpid()).vmtally"
     }
-
 }
 
 /// Bytes of a JSON file that is read: more than a recording of 10,000 boots has.
