@@ -6,6 +6,7 @@
  * and dispatches the same ports: UART, exit port, everything else unclaimed.
  */
 #include "CBenchmarks.h"
+#include "plain-accounting.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #define UART 0x3F8
 #define EXIT_PORT 0xF4
@@ -44,8 +46,9 @@ static inline __attribute__((always_inline)) long run_vcpu(int vcpu, bool inline
 	return result;
 }
 
+/* With a `tally` every exit is counted and timed. */
 static inline __attribute__((always_inline)) long run_loop(struct machine *machine, uint8_t *serial, size_t capacity,
-							   bool inlined)
+							   bool inlined, struct tally *tally)
 {
 	struct kvm_run *run = machine->run;
 	int vcpu = machine->vcpu;
@@ -53,12 +56,15 @@ static inline __attribute__((always_inline)) long run_loop(struct machine *machi
 
 	for (;;) {
 		long result = run_vcpu(vcpu, inlined);
+		uint64_t returned = tally ? __rdtsc() : 0;
+		struct counters *slot;
 
 		if (result < 0) {
 			if (result == -EINTR || result == -EAGAIN)
 				continue;
 			return result;
 		}
+		slot = tally ? account_begin(tally, run->exit_reason & (DIRECT_SLOTS - 1)) : NULL;
 		switch (run->exit_reason) {
 		case KVM_EXIT_IO: {
 			uint8_t *data = (uint8_t *)run + run->io.data_offset;
@@ -84,6 +90,8 @@ static inline __attribute__((always_inline)) long run_loop(struct machine *machi
 		default:
 			return -ENOTSUP;
 		}
+		if (tally)
+			account_end(tally, slot, __rdtsc() - returned);
 	}
 }
 
@@ -206,7 +214,8 @@ static void unmake(struct machine *machine)
 	close(machine->kvm);
 }
 
-long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity, bool inlined)
+long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity,
+		    enum plain_loop loop, void *tally)
 {
 	struct machine machine = { .kvm = -1, .vm = -1, .vcpu = -1, .memory = MAP_FAILED, .run = MAP_FAILED };
 	uint64_t entry;
@@ -219,7 +228,9 @@ long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_
 	if (result == 0)
 		result = enter_long_mode(&machine, entry);
 	if (result == 0)
-		result = inlined ? run_loop(&machine, serial, capacity, true) : run_loop(&machine, serial, capacity, false);
+		result = loop == PLAIN_LOOP_IOCTL  ? run_loop(&machine, serial, capacity, false, NULL) :
+			 loop == PLAIN_LOOP_INLINE ? run_loop(&machine, serial, capacity, true, NULL) :
+						     run_loop(&machine, serial, capacity, true, tally);
 	unmake(&machine);
 	return result;
 }

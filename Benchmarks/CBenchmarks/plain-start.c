@@ -22,7 +22,7 @@ static void *run_vcpu(void *unused)
 	uint8_t serial[4096];
 
 	prctl(PR_SET_NAME, "vcpu0");
-	long size = plain_loop_run(guest.bytes, (size_t)guest.size, 16 << 20, serial, sizeof(serial), false);
+	long size = plain_loop_run(guest.bytes, (size_t)guest.size, 16 << 20, serial, sizeof(serial), PLAIN_LOOP_IOCTL, NULL);
 
 	return size > 0 && write(STDOUT_FILENO, serial, (size_t)size) == size ? unused : NULL;
 }

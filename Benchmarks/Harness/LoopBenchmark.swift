@@ -3,20 +3,20 @@ import CBenchmarks
 import Machine
 
 /// The exit loop against the same loop without accounting, with more of it, and against a plain C program, by the C
-/// library's ioctl(2) and without it, on the same guest.
+/// library's ioctl(2), without it, and with the same accounting, on the same guest.
 ///
-/// All six run in turns, in an order that changes from turn to turn, on one CPU. A round's sample is the median of the
-/// guest's chunks in twelve turns: chunks are short, so that what else the machine does meanwhile hits few of them, and
+/// All seven run in turns, in an order that changes from turn to turn, on one CPU. A round's sample is the median of the
+/// guest's chunks in fourteen turns: chunks are short, so that what else the machine does meanwhile hits few of them, and
 /// turns are, so that what drifts hits all loops alike.
 struct LoopBenchmark {
     var rounds = 25
-    /// 240,000 exits make a sample.
-    let turns = 12
+    /// 280,000 exits make a sample.
+    let turns = 14
     let chunks = 200
     let exitsPerChunk = 100
 
     enum Loop: CaseIterable {
-        case counted, uncounted, plainC, inlinedC, byRIP, withoutPage
+        case counted, uncounted, plainC, inlinedC, countingC, byRIP, withoutPage
     }
 
     func run(progress: (String) -> Void) throws -> [Figure] {
@@ -40,8 +40,9 @@ struct LoopBenchmark {
             for loop in Self.order(turn) {
                 let serial =
                     switch loop {
-                    case .plainC: try runPlainC(guest, inlined: false)
-                    case .inlinedC: try runPlainC(guest, inlined: true)
+                    case .plainC: try runPlainC(guest, PLAIN_LOOP_IOCTL)
+                    case .inlinedC: try runPlainC(guest, PLAIN_LOOP_INLINE)
+                    case .countingC: try runPlainC(guest, PLAIN_LOOP_COUNTS)
                     default: try runVMTally(guest, loop)
                     }
                 guard let cycles = guest.cycles(serial) else {
@@ -76,11 +77,18 @@ struct LoopBenchmark {
         return machine.output.captured
     }
 
-    private func runPlainC(_ guest: LoopGuest, inlined: Bool) throws -> [UInt8] {
+    private func runPlainC(_ guest: LoopGuest, _ loop: plain_loop) throws -> [UInt8] {
         var serial = [UInt8](repeating: 0, count: guest.chunks * 8)
+        guard let tally = plain_accounting_new() else { throw BenchmarkError("no memory for the counters in C") }
+        defer { plain_accounting_free(tally) }
         let length = plain_loop_run(
-            guest.elf, guest.elf.count, MachineConfiguration().memoryMiB << 20, &serial, serial.count, inlined)
+            guest.elf, guest.elf.count, MachineConfiguration().memoryMiB << 20, &serial, serial.count, loop,
+            tally)
         guard length >= 0 else { throw BenchmarkError("the C program failed with errno \(-length)") }
+        let expected = loop == PLAIN_LOOP_COUNTS ? UInt64(guest.chunks * (guest.exits + 8) + 1) : 0
+        guard plain_accounting_count(tally) == expected else {
+            throw BenchmarkError("the C program counted \(plain_accounting_count(tally)) exits of \(expected)")
+        }
         return Array(serial.prefix(length))
     }
 
@@ -89,6 +97,7 @@ struct LoopBenchmark {
         let uncounted = samples[.uncounted, default: []]
         let plainC = samples[.plainC, default: []]
         let inlinedC = samples[.inlinedC, default: []]
+        let countingC = samples[.countingC, default: []]
         let withoutPage = samples[.withoutPage, default: []]
         let byRIP = samples[.byRIP, default: []]
         func ratio(_ name: String, _ some: [Double], _ others: [Double], target: Double? = nil) -> Figure {
@@ -102,7 +111,10 @@ struct LoopBenchmark {
             Figure("\(name): the same loop without accounting", unit: "cycles/exit", uncounted),
             Figure("\(name): plain C", unit: "cycles/exit", plainC),
             Figure("\(name): plain C, KVM_RUN inline", unit: "cycles/exit", inlinedC),
-            ratio("vmtally / without accounting", counted, uncounted, target: 1.015),
+            Figure("\(name): plain C, counting likewise", unit: "cycles/exit", countingC),
+            ratio("vmtally / without accounting", counted, uncounted),
+            ratio("plain C: counting likewise / not", countingC, inlinedC),
+            ratio("vmtally / plain C, counting likewise", counted, countingC, target: 1.01),
             ratio("vmtally / plain C", counted, plainC, target: 1.01),
             ratio("vmtally / plain C, KVM_RUN inline", counted, inlinedC),
             ratio("without accounting / the same", uncounted, inlinedC),

@@ -6,12 +6,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* How a VMM in plain C calls KVM_RUN, and what it does beside handling exits. */
+enum plain_loop {
+	PLAIN_LOOP_IOCTL,  /* by the C library's ioctl(2) */
+	PLAIN_LOOP_INLINE, /* a system call in the loop's own code */
+	PLAIN_LOOP_COUNTS, /* likewise, and counts and times every exit in a `tally` of plain_accounting_new() */
+};
+
 /*
- * Runs a bare-metal guest (docs/guests.md: a static ELF64 in long mode) to its end on a VMM in plain C that counts and times
- * nothing. What the guest sends to the UART goes to `serial`. With `inlined` KVM_RUN is a system call in the loop's own code
- * instead of the C library's ioctl(2). Returns how many bytes that was, or -errno.
+ * Runs a bare-metal guest (docs/guests.md: a static ELF64 in long mode) to its end on a VMM in plain C. What the guest sends
+ * to the UART goes to `serial`. Returns how many bytes that was, or -errno.
  */
-long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity, bool inlined);
+long plain_loop_run(const void *elf, size_t elf_size, size_t memory_size, uint8_t *serial, size_t capacity,
+		    enum plain_loop loop, void *tally);
 
 /* An exit that is only accounted. */
 struct accounted_exit {

@@ -1,7 +1,9 @@
 # live.sh CPUS APPEND WAY: Debian's cpuid, our probe, /stress and /page inside the Linux guest, live. WAY kernel-live puts a
 # breakpoint on the kernel's own CPUID: the host runs the same kernel without KASLR, so its symbols are the guest's. With
-# it virtio notifications are exits, with kernel-same they are not.
+# it virtio notifications are exits, with kernel-same they are not. What is said goes into a file first: a console that
+# still drains makes exits of its own meanwhile.
 cat >/tmp/run <<X
+exec 3>&1 >/tmp/said 2>&1
 echo "pti \$(grep -c -w -m 1 pti /proc/cpuinfo), kernel at \$(awk '/Kernel code/ { print \$1 }' /proc/iomem)," \
 	"\$(awk '\$3 == "_text" { print \$1 }' /proc/kallsyms)"
 for i in 1 2 3; do cpuid -1 -r -l 0x4FFFFFFF | tail -1; done
@@ -24,6 +26,7 @@ cat /tmp/dd
 echo "dd: \$((\$(requests) - r)) requests, \$((\$(interrupts) - i)) interrupts," \
 	"\$(sed -n 's/.*"KVM_EXIT_MMIO","count":\([0-9]*\).*/\1/p' /tmp/dd) MMIO exits"
 /stress $3 /compat
+cat /tmp/said >&3
 X
 cp /stress /compat /page /known /proc/kallsyms /tmp
 (cd /tmp && printf '%s\n' run stress compat page known | cpio -o -H newc 2>/dev/null | gzip >run.gz)
