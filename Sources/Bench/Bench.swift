@@ -200,7 +200,8 @@ public final class Bench {
         if let existing = machines[kind.environment] {
             machine = existing
         } else {
-            machine = try BenchMachine(kind.environment, elf, cpus: options.cpus, pins: pins, support: support)
+            machine = try BenchMachine(
+                kind.environment, elf, cpus: options.cpus, pins: pins, support: support, hostLeaves: host)
             machines[kind.environment] = machine
             tscKHz = machine.tscKHz
         }

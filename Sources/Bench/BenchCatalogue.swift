@@ -187,7 +187,8 @@ extension BenchKind {
             "cpuid-user-faulting", .cpuid, "CPUID of leaf 0 in ring 3 with faulting: the VMM answers from the table",
             .cpuidUser, in: .fault, userspace: [KVM_EXIT_DEBUG: 1]),
         BenchKind(
-            "live-host", .cpuid, "Leaf 0x4FFFFFFF live, by the patched kernel", .cpuid, tallyLeaf, in: .host,
+            "live-host", .cpuid, "Leaf 0x4FFFFFFF live, by kernel-patch/ or kernel-module/", .cpuid, tallyLeaf,
+            in: .host,
             hardware: HardwareReason(vmx: 10, svm: 0x72), needs: [.kernelAnswers]),
         BenchKind(
             "live-host-exit", .cpuid, "Leaf 0x4FFFFFFF live, sent to the VMM by the patched kernel", .cpuid, tallyLeaf,

@@ -18,14 +18,16 @@ final class BenchMachine {
 
     init(
         _ environment: BenchEnvironment, _ elf: UnsafeRawBufferPointer, cpus: Int, pins: [Int32],
-        support: BreakpointSupport
+        support: BreakpointSupport, hostLeaves: HostLeafSupport
     ) throws(MachineError) {
         let cpus = environment.apic == 0 ? 1 : min(environment.cpus, cpus)
         let host = try BenchHost(cpus: cpus, haltPoll: environment.haltPoll, pins: pins)
         var configuration = MachineConfiguration()
         configuration.cpus = cpus
         configuration.memoryMiB = BenchLayout.memoryMiB
-        configuration.liveCPUID = environment.live
+        // The module counts those whose guests it answers, the kernel's series all of ours.
+        configuration.liveCPUID =
+            if case (.off, .module) = (environment.live, hostLeaves) { .host } else { environment.live }
         configuration.irqchip = environment.apic != 0 ? .kernel : .none
         configuration.serial = .capture
         configuration.extension = host

@@ -95,7 +95,7 @@ public struct BenchDocument: Codable, Sendable {
     public struct Parts: Codable, Sendable {
         /// In the VMM.
         public let userspace: UInt64
-        /// In the kernel from VM exit to VM entry; absent unless it has the patches of kernel-patch/.
+        /// In the kernel from VM exit to VM entry; absent unless it has the patches of kernel-patch/, or the module.
         public let kernel: UInt64?
         /// What is left: the world switch, and the kernel where its part is not known.
         public let rest: UInt64
