@@ -61,8 +61,17 @@ public struct ExitCounts: Equatable, Sendable {
             guard exits > 0 else { return nil }
             let rank = UInt64((min(max(0, share), 1) * Double(exits)).rounded(.up))
             var seen: UInt64 = 0
-            for (bucket, count) in buckets.enumerated() where count > 0 {
-                seen += count
+            var start = 0
+            // By blocks, whose sums the compiler makes vectors of: what most of the buckets need.
+            while start < buckets.count {
+                let end = min(start + 64, buckets.count)
+                let block = buckets[start..<end].reduce(0, &+)
+                if seen &+ block >= rank { break }
+                seen &+= block
+                start = end
+            }
+            for bucket in start..<buckets.count where buckets[bucket] > 0 {
+                seen &+= buckets[bucket]
                 if seen >= rank {
                     let middle = CycleHistogram.midpoint(of: bucket)
                     return range.map { min(max(middle, $0.lowerBound), $0.upperBound) } ?? middle
