@@ -37,6 +37,11 @@ struct RunningMachineTests {
                 "11:cpu:/kubepods/besteffort/pod0a1b2c3d-1111-2222-3333-444455556666/f00\n",
                 "0a1b2c3d-1111-2222-3333-444455556666"
             ),
+            (
+                // From within another pod.
+                "0::/../../../burstable/pod0a1b2c3d-1111-2222-3333-444455556666/f00\n",
+                "0a1b2c3d-1111-2222-3333-444455556666"
+            ),
             ("0::/machine.slice/machine-qemu.scope\n", nil), ("0::/kubepods/podling\n", nil), ("", nil),
         ] as [(String, String?)])
     func pod(cgroup: String, pod: String?) {

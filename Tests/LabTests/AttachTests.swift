@@ -209,6 +209,24 @@ struct AttachTests {
     }
 
     @Test(
+        "in a container with the host's pid namespace: the VM of another pod, or what the container lacks",
+        .enabled(if: noTracing == nil, "\(noTracing ?? "")"),
+        arguments: [
+            ("+bpf,+perfmon,+sys_ptrace", "attach -p $P", 0, #"pod 0a1b2c3d-1111-2222-3333-444455556666\)(?s:.*)counted by bpf"#),
+            ("+bpf,+perfmon,+sys_ptrace", "attach all", 0, #"pod 0a1b2c3d-1111-2222-3333-444455556666\)(?s:.*)counted by bpf"#),
+            ("+chown", "attach -p $P", 1, "BPF needs CAP_BPF and CAP_PERFMON: .* --cap-add=BPF --cap-add=PERFMON"),
+        ])
+    func container(capabilities: String, command: String, status: Int, said: String) throws {
+        let outcome = try observed(
+            """
+            VM=$P bash \(Lab.path("Tests/LabTests/Scripts/container.sh")) $PWD \(capabilities) $V \(command) --duration 0.5
+            echo status $?; rmdir root.cgroup root
+            """)
+        #expect(try outcome.output.contains(Regex(said)), "\(outcome.output)")
+        #expect(outcome.output.hasSuffix("status \(status)\n"), "\(outcome.output)")
+    }
+
+    @Test(
         "guest code is counted in the sandbox, to the end", .enabled(if: noTracing == nil, "\(noTracing ?? "")"))
     func byRIP() throws {
         let outcome = try observed(

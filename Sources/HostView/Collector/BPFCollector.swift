@@ -184,7 +184,9 @@ public final class BPFCollector: ExitCollector {
         guard missing.isEmpty else {
             return CollectorError(
                 cause: "BPF needs \(missing.map(\.name).joined(separator: " and "))",
-                remedy: "run it as root, or once: sudo setcap cap_bpf,cap_perfmon=ep \(Capabilities.program)")
+                remedy: geteuid() == 0
+                    ? "a container is given them by --pid=host --cap-add=BPF --cap-add=PERFMON --cap-add=SYS_PTRACE"
+                    : "run it as root, or once: sudo setcap cap_bpf,cap_perfmon=ep \(Capabilities.program)")
         }
         let said = messages.text
         return CollectorError(

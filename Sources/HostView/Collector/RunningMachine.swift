@@ -82,7 +82,7 @@ public struct RunningMachine: Equatable, Sendable {
         self.process = process
         self.vcpus = vcpus
         self.machines = machines
-        pod = (try? TextFile.read(folder + "/cgroup", limit: 4096)).flatMap(Self.pod)
+        pod = (try? TextFile.read(folder + "/cgroup", limit: 16384)).flatMap(Self.pod)
     }
 
     /// What a VMM was told to call its VM; nil where it was not.
@@ -105,9 +105,11 @@ public struct RunningMachine: Equatable, Sendable {
         return nil
     }
 
-    /// `.../kubepods-burstable-pod1234_5678.slice/...` or `.../pod1234-5678/...`: 1234-5678.
+    /// `.../kubepods-burstable-pod1234_5678.slice/...` or `.../pod1234-5678/...`: 1234-5678. From within a pod the path
+    /// leads out of its own cgroup, `/../../pod1234-5678/...`, and need not pass through kubepods.
     static func pod(_ cgroup: String) -> String? {
-        for part in cgroup.split(whereSeparator: { "/\n:".contains($0) }) where cgroup.contains("kubepods") {
+        for part in cgroup.split(whereSeparator: { "/\n:".contains($0) })
+        where part.hasPrefix("pod") || part.hasPrefix("kubepods") {
             guard let word = part.ranges(of: "pod").last else { continue }
             let uid = part[word.upperBound...].prefix { $0.isHexDigit || $0 == "-" || $0 == "_" }
             if (32...36).contains(uid.count) { return String(uid.map { $0 == "_" ? "-" : $0 }) }
