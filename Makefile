@@ -66,15 +66,19 @@ fuzz-coverage:
 test-asan: guest build/vmtally-fidelity
 	$(SWIFT) test --scratch-path .build-asan --sanitize=address --skip CodegenTests --skip LabTests
 
+# The other packages are built on what the first has built, whose plan SwiftPM would take for theirs.
+FORGET := rm -f .build/debug/description.json
+
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity
 	@scripts/require test
 	@Lab/run --prepare svm vmx || [ -z "$$CI" ]
 	$(SWIFT) test $(STRICT)
 	@scripts/require history
-	$(SWIFT) test --package-path History --scratch-path .build-history
+	$(FORGET) && $(SWIFT) test $(STRICT) --package-path History --scratch-path .build
 	@scripts/require export
-	$(SWIFT) test --package-path Exporter --scratch-path .build-export
+	$(FORGET) && $(SWIFT) test $(STRICT) --package-path Exporter --scratch-path .build
+	$(FORGET)
 
 # Copied, for strip writes here and there: written in a row a program lies in the page cache in large pieces, of which a start
 # takes a fifth less time and 1.4 MiB less (docs/performance.md).

@@ -245,13 +245,14 @@ struct Compare: ParsableCommand {
     func run() throws {
         try store.check(recording: file, csv: values.csv, json: json)
         let candidate = try readRecording(file)
-        guard var (id, baseline) = try store.open(for: .read).recording(with, besides: candidate) else {
+        guard let (id, found) = try store.open(for: .read).recording(with, besides: candidate) else {
             let message = "the history holds nothing to compare this recording with but itself"
             guard failAbove != nil else { throw HistoryError(message) }
             // A gate that has nothing to look at.
             FileHandle.standardError.write(Data("Error: \(message)\n".utf8))
             throw ExitCode(3)
         }
+        var baseline = found
         baseline.label += " (\(id))"
         let comparison = BootComparison(baseline, candidate, seed: seed)
         guard !comparison.pairs.isEmpty else {
