@@ -90,7 +90,7 @@ struct LabTests {
     }
 
     @Test(
-        "the patched kernel holds what kernel-patch/README.md says of it", .serialized,
+        "the patched kernel holds what kernel-patch/README.md says of it",
         .enabled(if: Lab.missing == nil, "\(Lab.missing ?? "")"),
         arguments: [
             Patched(

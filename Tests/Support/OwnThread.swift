@@ -34,11 +34,11 @@ public struct OwnThread: SuiteTrait, TestTrait, TestScoping {
         }
     }
 
-    /// As many of them at a time as there are processors.
+    /// One more of them at a time than there are processors: many of them wait most of their time.
     private actor Slots {
         static let shared = Slots()
 
-        private var free = max(2, ProcessInfo.processInfo.activeProcessorCount)
+        private var free = max(2, ProcessInfo.processInfo.activeProcessorCount) + 1
         private var waiting: [CheckedContinuation<Void, Never>] = []
 
         func take() async {

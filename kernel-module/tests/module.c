@@ -3,7 +3,7 @@
  * What only a module can be asked: it comes, allows, disallows and goes while VMs run. The VMs, the guest
  * and KVM's own statistics are those of kernel-patch/tests/vm.h.
  *
- * usage: module answers|privileges|late|times|rounds|hostile|leaf|life|l2|watch [NUMBER]
+ * usage: module answers|privileges|late|times|rounds|hostile|leaf|life|alone|l2|watch [NUMBER]
  */
 #define _GNU_SOURCE
 #define MAX_VCPUS 64
@@ -539,12 +539,55 @@ static long vmalloced(void)
 	return sum;
 }
 
-/* Processes with VMs that start, move, stop, go on, end and are killed, all of them allowed. */
-static void check_life(unsigned int processes)
+struct cache {
+	char name[32];
+	long objects;
+};
+
+/*
+ * The objects in use in each of kmalloc()'s caches: their number, 0 where they cannot be read. What processors and nodes
+ * keep for themselves counts as in use, so that is given back first.
+ */
+static unsigned int kmalloced(struct cache *caches, unsigned int most)
+{
+	char line[512], path[64];
+	unsigned int nr = 0;
+
+	for (int counts = 0; counts < 2; counts++) {
+		FILE *f = fopen("/proc/slabinfo", "r");
+
+		while (f && nr < most && fgets(line, sizeof(line), f)) {
+			struct cache *c = &caches[nr];
+
+			if (strncmp(line, "kmalloc", 7) || sscanf(line, "%31s %ld", c->name, &c->objects) != 2)
+				continue;
+			snprintf(path, sizeof(path), "/sys/kernel/slab/%s/shrink", c->name);
+			int fd = counts ? -1 : open(path, O_WRONLY);
+
+			if (fd >= 0) {
+				if (write(fd, "1", 1) != 1)
+					perror(path);
+				close(fd);
+			}
+			nr += counts;
+		}
+		if (f)
+			fclose(f);
+	}
+	return nr;
+}
+
+/*
+ * Processes with VMs that start, move, stop, go on, end and are killed, all of them allowed. Without the module it tells
+ * what the ground makes of them.
+ */
+static void check_life(unsigned int processes, bool with_module)
 {
 	unsigned int killed = 0, ended = 0, failed = 0, living = 0;
+	struct cache before[128], after[128];
+	unsigned int nr = kmalloced(before, 128), grown = 0;
 
-	if (!load_module() || !tell("allow all"))
+	if (with_module && (!load_module() || !tell("allow all")))
 		die("loading and allowing");
 	srand(1);
 	for (unsigned int i = 0; i < processes || living; ) {
@@ -567,7 +610,7 @@ static void check_life(unsigned int processes)
 				usleep(rand() % 300000);
 				kill(child, SIGKILL);
 			}
-			if (rand() % 16 == 0) {
+			if (rand() % 16 == 0 && with_module) {
 				tell("disallow %d", child);
 				tell("allow all");
 			}
@@ -585,9 +628,24 @@ static void check_life(unsigned int processes)
 		}
 	}
 	expect(!failed && ended + killed == processes, "%u processes with VMs: %u ended, %u were killed, %u failed", processes, ended, killed, failed);
+	if (!with_module)
+		return;
 	expect(!newest_vm(0), "none of their VMs is left in the list");
 	expect(tell("allow none") && unload_module(), "unloaded");
 	expect(!vmalloced(), "and of their accounts' memory %ld bytes", vmalloced());
+	/* What is freed after a grace period. */
+	sleep(2);
+	expect(nr && kmalloced(after, 128) == nr, "%u caches of kmalloc() before and after", nr);
+	for (unsigned int i = 0; i < nr; i++) {
+		long more = after[i].objects - before[i].objects;
+
+		/* An object for each VM or vCPU would be as many as there were processes, or more. */
+		if (more >= (long)processes / 2) {
+			printf("      %s: %ld objects more\n", after[i].name, more);
+			grown++;
+		}
+	}
+	expect(!grown, "no cache has an object more for every second process: %u have", grown);
 }
 
 /* The five times against the VMM's own clock; what the guest's clock says of its own is the series' check. */
@@ -722,7 +780,9 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "leaf"))
 		check_leaf(number ? number : 10000000);
 	else if (!strcmp(what, "life"))
-		check_life(number ? number : 100);
+		check_life(number ? number : 100, true);
+	else if (!strcmp(what, "alone"))
+		check_life(number ? number : 100, false);
 	else if (!strcmp(what, "l2"))
 		check_l2(number ? number : 1000);
 	else
