@@ -13,8 +13,8 @@ DIRECT := -Xswiftc -Xfrontend -Xswiftc -disable-concrete-type-metadata-mangled-n
 SECTIONS := -Xswiftc -Xfrontend -Xswiftc -function-sections -Xswiftc -Xllvm -Xswiftc -data-sections
 RELEASE := -c release --scratch-path .build-static $(SECTIONS) $(DIRECT) -Xswiftc -static-executable -Xswiftc -use-ld=lld $(START_ORDER)
 
-# What CI holds our own targets to, and nobody who depends on us; and without the index that editors read.
-STRICT := $(if $(CI),-Xswiftc -warnings-as-errors --explicit-target-dependency-import-check error --disable-index-store)
+# What CI holds our own targets to, and nobody who depends on us.
+STRICT := $(if $(CI),-Xswiftc -warnings-as-errors --explicit-target-dependency-import-check error)
 
 SHELL := /bin/bash -o pipefail
 .PHONY: demo build history export test test-asan fuzz fuzz-coverage inject guest module lint bench-loop bench-start bench-scrape bench-check \
