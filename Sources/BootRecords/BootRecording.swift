@@ -101,7 +101,7 @@ public struct BootRecording: Codable, Equatable, Sendable {
             throw BootRecordingError("not a recording of boots: its arrays and objects lie too deep in each other")
         }
         let decoder = JSONDecoder()
-        let data = Data(json)
+        let data = Data(Self.withoutLineFeeds(json))
         guard let head = try? decoder.decode(Head.self, from: data), let schema = head.schema else {
             throw BootRecordingError("not a recording of boots: vmtally boot -o FILE makes one")
         }

@@ -35,6 +35,24 @@ extension BootRecording {
         return false
     }
 
+    /// A JSON text whose strings show their line feeds, as `\n`: no name out of a file is to be a line of its own where it
+    /// is told, a verdict that nobody gave.
+    package static func withoutLineFeeds(_ json: [UInt8]) -> [UInt8] {
+        let backslash = UInt8(ascii: "\\")
+        guard json.contains(backslash) else { return json }
+        var result: [UInt8] = []
+        result.reserveCapacity(json.count)
+        var rest = json[...]
+        while let start = rest.firstIndex(of: backslash) {
+            result += rest[..<start]
+            rest = rest[start...]
+            let feed = ["\\n", "\\u000a", "\\u000A"].first { rest.starts(with: $0.utf8) }
+            if feed == nil { result += rest.prefix(2) } else { result += "\\\\n".utf8 }
+            rest = rest.dropFirst(feed?.utf8.count ?? 2)
+        }
+        return result + rest
+    }
+
     /// The first thing that no recording of a boot can have; nil: it is sound.
     func problem() -> String? {
         guard RecordingLimits.time.contains(recorded) else { return ".recorded is not a time" }

@@ -121,7 +121,7 @@ struct RunCommand: ParsableCommand {
             """
             Also tally exits by port, msr, address (guest physical) or rip (the guest's code), and show the N places \
             with the most. (default of N: 20)
-            """, valueName: "axis> [<N"),
+            """, valueName: "axis [N]"),
         completion: .list(PlaceAxis.allCases.map(\.rawValue)))
     var by: [String] = []
 

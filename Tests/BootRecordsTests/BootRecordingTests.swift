@@ -18,6 +18,18 @@ struct BootRecordingTests {
         #expect(json.contains("\"schema\":\"vmtally.boot/1\""))
     }
 
+    @Test(
+        "a line feed in a name is shown",
+        arguments: [
+            (#"a\nb"#, #"a\nb"#), (#"a\u000ab\u000A"#, #"a\nb\n"#), (#"a\\nb"#, #"a\nb"#), (#"a\\\nb\"c"#, #"a\\nb"c"#),
+            (#"\u0041"#, "A"),
+        ])
+    func lineFeeds(written: String, told: String) throws {
+        let json = try Samples.recording("LABEL", [Samples.configuration(runs: Samples.boots(1, seed: 1))]).json()
+        let recording = try BootRecording(json: Array(json.replacing("LABEL", with: written).utf8))
+        #expect(recording.label == told)
+    }
+
     /// What is in the file, and what the message says of it.
     @Test(
         arguments: [

@@ -178,6 +178,9 @@ struct AttachTests {
         arguments: [
             "timeout -s KILL 100 $V attach all --duration 1 -i 0.001 >fifo",
             "$V attach all -i 0.001 >fifo & A=$!; sleep 2; kill -TERM $A; wait $A",
+            // The signal is told before the reader is waited for; long before the end that was asked for.
+            "$V attach -p $P >fifo & A=$!; sleep 2; kill -TERM $A; wait $A",
+            "timeout -s KILL 100 $V attach -p $P --duration 1000 -i 0.1 >fifo & A=$!; sleep 2; pkill -TERM -P $A; wait $A",
             "$V top --batch -i 0.01 --json=- >fifo & A=$!; sleep 2; kill -TERM $A; wait $A",
             "$V top --batch -i 0.01 --csv=fifo & A=$!; sleep 2; kill -TERM $A; wait $A",
         ])
@@ -213,8 +216,8 @@ struct AttachTests {
         .enabled(if: noTracing == nil, "\(noTracing ?? "")"),
         arguments: [
             ("+bpf,+perfmon,+sys_ptrace", "attach -p $P", 0, #"pod 0a1b2c3d-.*-444455556666\)(?s:.*)counted by bpf"#),
-            ("+bpf,+perfmon,+sys_ptrace", "attach all", 0, #"pod 0a1b2c3d-.*-444455556666\)(?s:.*)counted by bpf"#),
-            ("+chown", "attach -p $P", 1, "BPF needs CAP_BPF and CAP_PERFMON: .* --cap-add=BPF --cap-add=PERFMON"),
+            ("+bpf,+perfmon,+sys_ptrace", "attach all --json -", 0, #""collector":"bpf".*"pod":"0a1b2c3d-.*-444455556666""#),
+            ("+chown", "attach -p $P", 1, "BPF needs CAP_BPF and CAP_PERFMON: give this container"),
         ])
     func container(capabilities: String, command: String, status: Int, said: String) throws {
         let outcome = try observed(

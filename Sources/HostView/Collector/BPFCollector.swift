@@ -185,7 +185,7 @@ public final class BPFCollector: ExitCollector {
             return CollectorError(
                 cause: "BPF needs \(missing.map(\.name).joined(separator: " and "))",
                 remedy: geteuid() == 0
-                    ? "a container is given them by --pid=host --cap-add=BPF --cap-add=PERFMON --cap-add=SYS_PTRACE"
+                    ? "give this container the host's pid namespace and the capabilities BPF, PERFMON and SYS_PTRACE"
                     : "run it as root, or once: sudo setcap cap_bpf,cap_perfmon=ep \(Capabilities.program)")
         }
         let said = messages.text

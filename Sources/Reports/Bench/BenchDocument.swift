@@ -217,7 +217,7 @@ public struct BenchDocument: Codable, Sendable {
             throw .unreadable("its arrays and objects lie too deep in each other")
         }
         do {
-            self = try JSONDecoder().decode(BenchDocument.self, from: Data(json))
+            self = try JSONDecoder().decode(BenchDocument.self, from: Data(BootRecording.withoutLineFeeds(json)))
         } catch {
             throw .unreadable(BootRecording.describe(error))
         }

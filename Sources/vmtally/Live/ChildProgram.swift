@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
 import Linux
+import Synchronization
 
 /// A program that waits, before its first instruction, to be let go: what is to watch it can be set up meanwhile.
 final class ChildProgram {
@@ -32,6 +33,7 @@ final class ChildProgram {
 /// Waits for a moment, a signal that would end us, or a child's end.
 struct Waiter {
     private var signals = sigset_t()
+    private static let hasEnded = Atomic(false)
 
     /// Holds what ends a program, and SIGCHLD, back from now on, in this thread and those it starts.
     init() {
@@ -40,8 +42,9 @@ struct Waiter {
         pthread_sigmask(SIG_BLOCK, &signals, nil)
     }
 
-    /// A signal that ends us is there, for ``wait(nanoseconds:)`` to tell.
+    /// A signal that ends us has come, whether ``wait(nanoseconds:)`` has told it or not.
     static var isToEnd: Bool {
+        if hasEnded.load(ordering: .relaxed) { return true }
         var pending = sigset_t()
         sigpending(&pending)
         return EndingSignal.all.contains { sigismember(&pending, $0) == 1 }
@@ -52,6 +55,8 @@ struct Waiter {
         var time = timespec(
             tv_sec: Int(min(nanoseconds / 1_000_000_000, 1 << 30)), tv_nsec: Int(nanoseconds % 1_000_000_000))
         let signal = sigtimedwait(&signals, nil, &time)
-        return signal > 0 && signal != SIGCHLD ? signal : nil
+        guard signal > 0, signal != SIGCHLD else { return nil }
+        Self.hasEnded.store(true, ordering: .relaxed)
+        return signal
     }
 }

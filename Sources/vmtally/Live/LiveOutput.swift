@@ -32,13 +32,17 @@ final class LiveOutput {
         guard error == nil else { return }
         var rest = Array((text + "\n").utf8)[...]
         var deadline = Patience.end
+        var isEnding = false
         while !rest.isEmpty {
             switch rest.withUnsafeBytes({ writer.write($0) }) {
             case .written(let count): rest = rest.dropFirst(count)
             case .failed(let error): return self.error = error
             case .full:
                 let now = monotonicNanoseconds()
-                if deadline == .max, Waiter.isToEnd { deadline = now + 1_000_000_000 }
+                if !isEnding, Waiter.isToEnd {
+                    isEnding = true
+                    deadline = min(deadline, now + 1_000_000_000)
+                }
                 guard now < deadline else { return error = EAGAIN }
                 _ = writer.wait(until: min(deadline, now + 50_000_000))
             }
