@@ -66,8 +66,10 @@ fuzz-coverage:
 test-asan: guest build/vmtally-fidelity
 	$(SWIFT) test --scratch-path .build-asan --sanitize=address --skip CodegenTests --skip LabTests
 
-# The other packages are built on what the first has built, whose plan SwiftPM would take for theirs.
+# The other packages are built on what the first has built. SwiftPM would take the plan of one for that of the next, also where
+# a test has failed.
 FORGET := rm -f .build/debug/description.json
+TEST_PACKAGE := trap "$(FORGET)" EXIT; $(FORGET); $(SWIFT) test $(STRICT) --scratch-path .build --package-path
 
 # What the lab's emulated hosts run: the checks of our counts against KVM's own.
 test: guest build/vmtally-fidelity
@@ -75,10 +77,9 @@ test: guest build/vmtally-fidelity
 	@Lab/run --prepare svm vmx || [ -z "$$CI" ]
 	$(SWIFT) test $(STRICT)
 	@scripts/require history
-	$(FORGET) && $(SWIFT) test $(STRICT) --package-path History --scratch-path .build
+	$(TEST_PACKAGE) History
 	@scripts/require export
-	$(FORGET) && $(SWIFT) test $(STRICT) --package-path Exporter --scratch-path .build
-	$(FORGET)
+	$(TEST_PACKAGE) Exporter
 
 # Copied, for strip writes here and there: written in a row a program lies in the page cache in large pieces, of which a start
 # takes a fifth less time and 1.4 MiB less (docs/performance.md).
